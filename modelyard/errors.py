@@ -1,0 +1,147 @@
+"""What can go wrong, and whether another try could help: the error decides the retry, not the caller.
+
+    ModelyardError
+    ├── Temporary                 another try may succeed; ``delay`` says when
+    │   ├── SourceUnavailable     throttled, unreachable, or the connection broke
+    │   ├── ClusterUnavailable    the API server does not answer
+    │   ├── ContentMismatch       bytes arrived that are not what the source says it holds
+    │   ├── ClaimPending          the claim is not bound yet, and nothing says that it cannot be
+    │   └── LoaderInterrupted     the loader's pod or Job went away before it said how it ended
+    └── Permanent                 a person must change something first
+        ├── Refused               the plan holds problems; nothing was changed
+        ├── SourceDenied          credentials are missing, wrong, or do not reach this far
+        ├── SourceMissing         no such bucket, prefix or object
+        ├── SourceChanged         what the source holds is no longer what the plan saw
+        ├── VersionConflict       this version is on the volume with other content
+        ├── NotEnoughSpace        the volume is too small, or became full
+        ├── VolumeUnusable        the volume cannot be written or is not what it claims to be
+        ├── ClaimUnusable         the claim can never be bound or mounted as it is
+        ├── ClusterRefused        the API server refused a request (forbidden, invalid, quota)
+        └── LoaderFailed          the loader ended with an error that is none of the above
+
+Errors cross from the loader's pod to the flow as data (``to_data``/``from_data``), in the pod's termination message.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+#: Kubernetes keeps at most 4096 bytes of a termination message; leave room for the JSON around the text.
+MAX_MESSAGE_CHARS = 3000
+
+
+class ModelyardError(Exception):
+    """Base of all errors that are meant for a person to read."""
+
+    retryable: ClassVar[bool] = False
+
+    def to_data(self) -> dict[str, Any]:
+        """The error as JSON-ready data; ``from_data`` gives it back in another process."""
+        return {"error": type(self).__name__, "message": str(self)[:MAX_MESSAGE_CHARS]}
+
+
+class Temporary(ModelyardError):
+    """Another try may help, ``delay`` seconds from now."""
+
+    retryable = True
+
+    def __init__(self, message: str, *, delay: float = 10.0) -> None:
+        super().__init__(message)
+        self.delay = delay
+
+    def to_data(self) -> dict[str, Any]:
+        return {**super().to_data(), "delay": self.delay}
+
+
+class SourceUnavailable(Temporary):
+    """The source is throttling, unreachable, or broke the connection."""
+
+
+class ClusterUnavailable(Temporary):
+    """The API server does not answer, or answers that it cannot now."""
+
+
+class ContentMismatch(Temporary):
+    """The bytes that arrived differ from the source's own checksum or size."""
+
+
+class ClaimPending(Temporary):
+    """The claim is not bound yet; nothing says that it never will be."""
+
+
+class LoaderInterrupted(Temporary):
+    """The loader's pod or Job was killed, evicted or deleted before it reported an end."""
+
+
+class Permanent(ModelyardError):
+    """No other try will help until a person changes something."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One reason for a refusal: what is wrong with which subject, and what to do next."""
+
+    subject: str
+    what: str
+    next_step: str
+
+    def __str__(self) -> str:
+        return f"{self.subject}: {self.what}; {self.next_step}"
+
+
+class Refused(Permanent):
+    """The plan holds problems, all of them listed; nothing was changed."""
+
+    def __init__(self, problems: Iterable[Problem] | str) -> None:
+        self.problems = () if isinstance(problems, str) else tuple(problems)
+        super().__init__(problems if isinstance(problems, str) else "\n".join(str(problem) for problem in self.problems))
+
+
+class SourceDenied(Permanent):
+    """Credentials are missing, wrong, or not allowed to do this."""
+
+
+class SourceMissing(Permanent):
+    """There is no such bucket, prefix or object."""
+
+
+class SourceChanged(Permanent):
+    """What the source holds is no longer what the plan saw."""
+
+
+class VersionConflict(Permanent):
+    """The version is on the volume already, with other content; nothing replaces a version in place."""
+
+
+class NotEnoughSpace(Permanent):
+    """The volume is too small for what has to be written, or became full."""
+
+
+class VolumeUnusable(Permanent):
+    """The volume cannot be written to, or lacks what a cache needs."""
+
+
+class ClaimUnusable(Permanent):
+    """The claim can never be bound or mounted as it is."""
+
+
+class ClusterRefused(Permanent):
+    """The API server refused a request: forbidden, invalid, conflict or quota."""
+
+
+class LoaderFailed(Permanent):
+    """The loader ended with an error of no kind above; the message holds what is known."""
+
+
+def from_data(data: dict[str, Any]) -> ModelyardError:
+    """The error that ``to_data`` described; a name that this release does not know becomes ``LoaderFailed``."""
+    message = str(data.get("message", "no message"))
+    kind = _kinds().get(str(data.get("error")), LoaderFailed)
+    if issubclass(kind, Temporary):
+        return kind(message, delay=float(data.get("delay", 10.0)))
+    return kind(message)
+
+
+def _kinds() -> dict[str, type[ModelyardError]]:
+    leaves = [*Temporary.__subclasses__(), *Permanent.__subclasses__()]
+    return {kind.__name__: kind for kind in leaves}

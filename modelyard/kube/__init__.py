@@ -1,0 +1,1 @@
+"""Applying, waiting and diagnosing: the only code that writes to a cluster."""

@@ -1,0 +1,203 @@
+"""The nouns every layer shares: a model's version, what its source lists, what lies on a volume, and what a loader is told.
+
+Values that cross a process (the loader's arguments, the manifest, the result) are pydantic models; the hundred thousand
+files of a listing are slotted dataclasses, because their memory is counted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from modelyard.names import name_problem
+
+SCHEMA_VERSION = 1
+
+
+def _checked_name(text: str) -> str:
+    if problem := name_problem(text):
+        raise ValueError(problem)
+    return text
+
+
+Name = Annotated[str, AfterValidator(_checked_name)]
+
+
+class Value(BaseModel):
+    """Base of the values that travel: frozen, and unknown fields are an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ModelRef(Value):
+    """A version of a model: ``name@version``, an immutable set of files."""
+
+    name: Name
+    version: Name
+
+    def __str__(self) -> str:
+        return f"{self.name}@{self.version}"
+
+
+class S3Location(Value):
+    """Where a model's files lie in an S3 bucket, and how to reach it. Holds no secret."""
+
+    kind: Literal["s3"] = "s3"
+    bucket: str = Field(min_length=3)
+    prefix: str = ""
+    endpoint_url: str | None = None
+    region: str = "us-east-1"
+
+    @property
+    def uri(self) -> str:
+        """``s3://bucket/prefix/`` for people and records."""
+        return f"s3://{self.bucket}/{self.directory}"
+
+    @property
+    def directory(self) -> str:
+        """The prefix as a directory: empty, or ending in exactly one '/', so that ``llama`` never lists ``llama-2``."""
+        stripped = self.prefix.strip("/")
+        return f"{stripped}/" if stripped else ""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class SourceFile:
+    """One file as its source lists it, before any byte is read. ``version_id`` or ``etag`` pins the bytes."""
+
+    path: str
+    size: int
+    etag: str | None = None
+    version_id: str | None = None
+    storage_class: str | None = None
+
+
+class Listing(Value):
+    """What a source lists for one model, summed up: the digest changes when any file's name, size or identity does."""
+
+    digest: str
+    files: int
+    bytes: int
+
+
+def summarise(files: Iterable[SourceFile]) -> Listing:
+    """The listing's digest, count and bytes in one pass; order must be the source's (sorted by path).
+
+    Digest: SHA-256 over ``path NUL size NUL version-id-or-etag LF`` of each file.
+    """
+    digest, count, total = hashlib.sha256(), 0, 0
+    for file in files:
+        identity = file.version_id or file.etag or ""
+        digest.update(f"{file.path}\0{file.size}\0{identity}\n".encode(errors="surrogateescape"))
+        count, total = count + 1, total + file.size
+    return Listing(digest=f"sha256:{digest.hexdigest()}", files=count, bytes=total)
+
+
+class Checksum(Value):
+    """The source's own full-object checksum that the arriving bytes were compared with."""
+
+    algorithm: Literal["CRC64NVME", "CRC32", "CRC32C", "SHA1", "SHA256", "MD5"]
+    value: str
+
+
+class FileRecord(Value):
+    """One file of a manifest: what lies on the volume, and the identity that its source gave these bytes."""
+
+    path: str
+    size: int
+    sha256: str
+    etag: str | None = None
+    version_id: str | None = None
+    checksum: Checksum | None = None  # None: the source had none that covers the whole object
+
+
+class Manifest(Value):
+    """The completeness marker of a version on a volume: it is there if and only if the version is usable."""
+
+    schema_version: Literal[1] = Field(default=SCHEMA_VERSION, alias="schemaVersion")
+    model: str
+    version: str
+    source: S3Location
+    listing_digest: str = Field(alias="listingDigest")
+    digest: str
+    bytes: int
+    created: datetime
+    files: tuple[FileRecord, ...]
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+    @classmethod
+    def of(cls, ref: ModelRef, source: S3Location, listing_digest: str, files: Iterable[FileRecord], created: datetime) -> Self:
+        """The manifest of ``files``, sorted by path."""
+        records = tuple(sorted(files, key=lambda record: record.path.encode()))
+        return cls(
+            model=ref.name,
+            version=ref.version,
+            source=source,
+            listingDigest=listing_digest,
+            digest=content_digest(records),
+            bytes=sum(record.size for record in records),
+            created=created,
+            files=records,
+        )
+
+
+def sha256sums(files: Iterable[FileRecord]) -> Iterator[str]:
+    """The lines of a ``SHA256SUMS`` file (coreutils ``sha256sum -c`` reads them), in order of the paths' bytes."""
+    for record in sorted(files, key=lambda record: record.path.encode()):
+        escaped = record.path.replace("\\", "\\\\")
+        yield f"{'' if escaped == record.path else chr(92)}{record.sha256}  {escaped}\n"
+
+
+def content_digest(files: Iterable[FileRecord]) -> str:
+    """A version's digest: the SHA-256 of its ``SHA256SUMS`` file, so that coreutils alone can recompute it."""
+    digest = hashlib.sha256()
+    for line in sha256sums(files):
+        digest.update(line.encode())
+    return f"sha256:{digest.hexdigest()}"
+
+
+class VerifyLevel(StrEnum):
+    """How a version that is on the volume already is checked before it is called there."""
+
+    SIZES = "sizes"  # every file of the manifest is there with its size
+    DIGESTS = "digests"  # and is read again and hashed
+
+
+class LoadSpec(Value):
+    """What a loader is told. The listing's digest stands for the plan: a loader that lists anything else refuses."""
+
+    model: ModelRef
+    source: S3Location
+    listing: Listing
+    headroom: int = Field(default=0, ge=0)
+    verify: VerifyLevel = VerifyLevel.SIZES
+
+
+class LoadResult(Value):
+    """What a loader reports when the version is on the volume: the pod's termination message."""
+
+    digest: str
+    files: int
+    bytes: int
+    fetched_bytes: int
+    linked_bytes: int = 0
+    resumed_bytes: int = 0
+    seconds: float
+    unverified_files: int = 0  # files whose source had no checksum of the whole object
+
+
+class Progress(Value):
+    """How far a load is; ``seconds_left`` is None until a rate is known."""
+
+    bytes: int
+    total_bytes: int
+    files: int
+    total_files: int
+    bytes_per_second: float = 0.0
+    seconds_left: float | None = None

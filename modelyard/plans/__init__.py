@@ -1,0 +1,1 @@
+"""Plans: specs and facts in, decisions out. Pure."""
