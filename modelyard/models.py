@@ -17,8 +17,6 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from modelyard.names import name_problem
 
-SCHEMA_VERSION = 1
-
 
 def _checked_name(text: str) -> str:
     if problem := name_problem(text):
@@ -119,7 +117,7 @@ class FileRecord(Value):
 class Manifest(Value):
     """The completeness marker of a version on a volume: it is there if and only if the version is usable."""
 
-    schema_version: Literal[1] = Field(default=SCHEMA_VERSION, alias="schemaVersion")
+    schema_version: Literal[1] = Field(default=1, alias="schemaVersion")
     model: str
     version: str
     source: S3Location
@@ -139,7 +137,7 @@ class Manifest(Value):
             model=ref.name,
             version=ref.version,
             source=source,
-            listingDigest=listing_digest,
+            listing_digest=listing_digest,
             digest=content_digest(records),
             bytes=sum(record.size for record in records),
             created=created,

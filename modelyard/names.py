@@ -19,6 +19,7 @@ OWN_DIRECTORY = ".modelyard"
 
 _MODEL_OR_VERSION = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,98}[A-Za-z0-9])?")
 _DNS_LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _HASH_CHARS = 8
 
 
@@ -36,7 +37,7 @@ def path_problem(path: str) -> str | None:
     """Why a file at ``path`` (relative, as the source names it) must not be written to a volume, or None."""
     if path.startswith("/"):
         return "is absolute"
-    if any(ord(char) < 32 or 127 <= ord(char) < 160 for char in path):
+    if _CONTROL.search(path):
         return "holds control characters"
     segments = path.split("/")
     if ".." in segments or "." in segments:
@@ -88,7 +89,10 @@ def claim_problem(base: str, suffix: str = "") -> str | None:
     name = claim_name(base, suffix)
     if _DNS_LABEL.fullmatch(name):
         return None
-    return f"{name!r} ({len(name)} characters) must be 1 to {MAX_LABEL} lower-case letters, digits or '-', and begin and end with a letter or digit"
+    return (
+        f"{name!r} ({len(name)} characters) must be 1 to {MAX_LABEL} lower-case letters, digits or '-',"
+        " and begin and end with a letter or digit"
+    )
 
 
 def preload_job_name(claim: str, model: str, version: str) -> str:
@@ -96,7 +100,7 @@ def preload_job_name(claim: str, model: str, version: str) -> str:
 
     ``preload-<model>-<version>-<hash>``: 8 + m + 1 + v + 1 + 8 <= 63 leaves 45 characters for model and version together.
     """
-    digest = _hash("\0".join((claim, model, version)))
+    digest = _hash(f"{claim}\0{model}\0{version}")
     middle = slug(f"{model}-{version}", MAX_LABEL - len("preload--") - _HASH_CHARS)
     return f"preload-{middle}-{digest}"
 

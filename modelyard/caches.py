@@ -1,0 +1,63 @@
+"""A cache's settings as values: one claim that holds models, and how pods that write to it run."""
+
+from datetime import timedelta
+from enum import StrEnum
+from typing import Any
+
+from pydantic import Field, model_validator
+
+from modelyard.models import Value
+from modelyard.names import claim_name, claim_problem, name_problem
+
+
+class AccessMode(StrEnum):
+    """Access modes of a claim, as the API spells them."""
+
+    READ_WRITE_MANY = "ReadWriteMany"
+    READ_WRITE_ONCE = "ReadWriteOnce"
+    READ_WRITE_ONCE_POD = "ReadWriteOncePod"
+
+
+class LoaderResources(Value):
+    """Requests and limits of the loader's container, as Kubernetes quantities."""
+
+    cpu_request: str = "500m"
+    memory_request: str = "256Mi"
+    cpu_limit: str | None = None  # a limit on CPU only makes a load slower
+    memory_limit: str = "512Mi"
+
+
+class CacheSpec(Value):
+    """One named cache. Sizes are bytes; the block that people fill in has the same fields as text."""
+
+    name: str
+    namespace: str = "default"
+    base_name: str = "modelyard-models-cache"
+    pvc_name_suffix: str = ""
+    storage_size: int = Field(gt=0)
+    storage_class_name: str | None = None
+    access_mode: AccessMode = AccessMode.READ_WRITE_MANY
+    bypass_storage_check: bool = False
+    check_unused_every: timedelta | None = None
+    purge_unused_after: timedelta | None = None
+    headroom: int = Field(default=0, ge=0)
+    uid: int = Field(default=10001, gt=0)  # restricted Pod Security refuses root
+    gid: int = Field(default=10001, gt=0)
+    loader_image: str
+    loader_resources: LoaderResources = LoaderResources()
+    service_account: str | None = None
+    node_selector: dict[str, str] = Field(default_factory=dict)
+    tolerations: tuple[dict[str, Any], ...] = ()
+
+    @model_validator(mode="after")
+    def _names_fit(self) -> "CacheSpec":
+        if problem := name_problem(self.name):
+            raise ValueError(problem)
+        if problem := claim_problem(self.base_name, self.pvc_name_suffix):
+            raise ValueError(problem)
+        return self
+
+    @property
+    def claim(self) -> str:
+        """The name of the claim that these settings ask for."""
+        return claim_name(self.base_name, self.pvc_name_suffix)
