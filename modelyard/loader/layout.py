@@ -1,0 +1,168 @@
+"""Where things lie on a cache's volume, and the few file operations that must be durable or must not follow a link.
+
+<root>/<model>/<version>/...                         the files as in the source, nothing of ours among them
+<root>/.modelyard/manifests/<model>/<version>.json   the completeness marker
+<root>/.modelyard/staging/<model>/<version>/         half-done work: lock, journal.jsonl and files/...
+"""
+
+import ctypes
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from modelyard.errors import VolumeUnusable
+from modelyard.models import Manifest, ModelRef
+from modelyard.names import OWN_DIRECTORY
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The paths of one version on the volume mounted at ``root``."""
+
+    root: Path
+    model: ModelRef
+
+    @property
+    def target(self) -> Path:
+        """Where the version's files are when it is usable."""
+        return self.root / self.model.name / self.model.version
+
+    @property
+    def manifest(self) -> Path:
+        """The completeness marker."""
+        return self.root / OWN_DIRECTORY / "manifests" / self.model.name / f"{self.model.version}.json"
+
+    @property
+    def pending(self) -> Path:
+        """The marker's name while the version is being published."""
+        return self.manifest.with_name(f"{self.manifest.name}.pending")
+
+    @property
+    def staging(self) -> Path:
+        """Half-done work, on the same file system as the target, so that publishing is one rename."""
+        return self.root / OWN_DIRECTORY / "staging" / self.model.name / self.model.version
+
+    @property
+    def files(self) -> Path:
+        """The staged files: what becomes the target."""
+        return self.staging / "files"
+
+    @property
+    def journal(self) -> Path:
+        """What is known to be durable in the staged files."""
+        return self.staging / "journal.jsonl"
+
+
+def read_manifest(path: Path) -> Manifest | None:
+    """The manifest at ``path``; None if there is none.
+
+    Raises:
+        VolumeUnusable: the file is there and is no manifest: someone wrote to it, or the volume lost bytes.
+    """
+    try:
+        return Manifest.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise VolumeUnusable(f"{path}: not a readable manifest ({error}); remove the file to have the model loaded again") from error
+
+
+def write_durably(path: Path, text: str) -> None:
+    """Write ``path`` so that after a crash it holds either all of ``text`` or what it held before."""
+    make_directories(path.parent)
+    temporary = path.with_name(f"{path.name}.tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    sync_directory(path.parent)
+
+
+def make_directories(path: Path) -> None:
+    """Make ``path`` and its parents, group-writable where the umask lets it, so that another uid of the group can go on.
+
+    Raises:
+        VolumeUnusable: a part of the path is a link or a file: writing there would leave the volume.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise VolumeUnusable(f"{path}: a file stands where a directory must be; move it away") from error
+    except PermissionError as error:
+        raise VolumeUnusable(
+            f"{path}: uid {os.getuid()} may not write here; let the cache's uid/gid match the volume, or its StorageClass set the mode"
+        ) from error
+    refuse_link(path)
+
+
+def refuse_link(path: Path) -> None:
+    """Raise if ``path`` is a symbolic link: it could lead outside the volume."""
+    if path.is_symlink():
+        raise VolumeUnusable(f"{path}: is a symbolic link; Modelyard makes none and follows none: remove it")
+
+
+def sync_directory(path: Path) -> None:
+    """Make the names in a directory durable."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_file_system(path: Path) -> None:
+    """Make everything written to ``path``'s file system durable, by one syncfs(2): thousands of fsyncs cost seconds.
+
+    Raises:
+        OSError: bytes could not be written back (Linux 5.8 and later report it here).
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        if _libc.syncfs(descriptor):
+            code = ctypes.get_errno()
+            raise OSError(code, os.strerror(code), str(path))
+    finally:
+        os.close(descriptor)
+
+
+def walk_files(root: Path) -> Iterator[tuple[str, os.stat_result]]:
+    """Every file below ``root`` as (relative path, its own stat); links are told as themselves and never followed."""
+    pending = [""]
+    while pending:
+        below = pending.pop()
+        with os.scandir(root / below) as entries:
+            for entry in entries:
+                path = f"{below}/{entry.name}" if below else entry.name
+                if entry.is_dir(follow_symlinks=False):
+                    pending.append(path)
+                else:
+                    yield path, entry.stat(follow_symlinks=False)
+
+
+def read_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The JSON objects of a file, one a line. A torn last line, which a crash leaves, ends the reading."""
+    try:
+        with path.open(encoding="utf-8") as lines:
+            for line in lines:
+                if not line.endswith("\n"):
+                    return
+                yield json.loads(line)
+    except (FileNotFoundError, ValueError):
+        return
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a directory of ours with all below it; nothing there is fine."""
+    shutil.rmtree(path, ignore_errors=False, onerror=_ignore_missing)
+
+
+def _ignore_missing(_function: object, _path: str, failure: Any) -> None:  # noqa: ANN401 - shutil's exc_info
+    if not isinstance(failure[1], FileNotFoundError):
+        raise failure[1]
