@@ -1,0 +1,93 @@
+"""Server-side apply: the server merges what we state, remembers that the fields are ours, and refuses to take others'.
+
+A dry run on the server decides whether anything would change, and only then is the object written: an object that is as
+it should be keeps its resource version, so that no controller wakes up for nothing (the rule of Flux's ssa package).
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, TypeVar
+
+from modelyard.errors import ClusterUnavailable
+from modelyard.kube.client import FIELD_MANAGER, Call, Kube
+from modelyard.kube.resources import Manifest, ObjectRef, ref_of
+
+OWNERSHIP = {"app.kubernetes.io/managed-by": "modelyard", "app.kubernetes.io/part-of": "modelyard"}
+"""On every object of ours; selects them all, and tells them from objects that people made."""
+
+_TRIES = 3
+_LONGEST_DELAY = 5.0
+_WRITTEN_BY_SERVER = frozenset({"managedFields", "resourceVersion", "generation"})
+T = TypeVar("T")
+
+
+class Action(StrEnum):
+    """What applying did, or in a dry run would do."""
+
+    CREATED = "created"
+    CONFIGURED = "configured"
+    UNCHANGED = "unchanged"
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One object's outcome: ``Kind/namespace/name`` and what happened to it."""
+
+    subject: str
+    action: Action
+
+    def __str__(self) -> str:
+        return f"{self.subject} {self.action}"
+
+
+def apply(kube: Kube, manifest: Manifest, *, dry_run: bool = False, force: bool = False) -> Change:
+    """Make the object as ``manifest`` states it; fields that it does not state stay as they are.
+
+    ``force`` takes fields from other field managers.
+
+    Raises:
+        Changed: another field manager owns a field with another value; it is named.
+    """
+    wanted = owned(manifest)
+    ref = ref_of(wanted)
+    live = patiently(lambda: kube.get(ref.kind, ref.name, ref.namespace))
+    if live is not None and _state(live) == _state(_send(kube, ref, wanted, dry_run=True, force=force)):
+        return Change(str(ref), Action.UNCHANGED)
+    if live is None or not dry_run:
+        _send(kube, ref, wanted, dry_run=dry_run, force=force)
+    return Change(str(ref), Action.CREATED if live is None else Action.CONFIGURED)
+
+
+def owned(manifest: Manifest) -> Manifest:
+    """``manifest`` with the labels that say whose it is."""
+    metadata = manifest["metadata"]
+    return {**manifest, "metadata": {**metadata, "labels": {**metadata.get("labels", {}), **OWNERSHIP}}}
+
+
+def is_owned(live: Manifest) -> bool:
+    """Whether Modelyard made this object."""
+    labels = live["metadata"].get("labels") or {}
+    return bool(labels.get("app.kubernetes.io/managed-by") == OWNERSHIP["app.kubernetes.io/managed-by"])
+
+
+def patiently(request: Callable[[], T]) -> T:
+    """The answer to an idempotent request, which is repeated while the API server is briefly away."""
+    for _ in range(_TRIES - 1):
+        try:
+            return request()
+        except ClusterUnavailable as error:
+            time.sleep(min(error.delay, _LONGEST_DELAY))
+    return request()
+
+
+def _send(kube: Kube, ref: ObjectRef, wanted: Manifest, *, dry_run: bool, force: bool) -> Manifest:
+    query = {"fieldManager": FIELD_MANAGER, "force": "true" if force else None, "dryRun": "All" if dry_run else None}
+    call = Call("apply", "PATCH", ref, query=query, body=wanted, content_type="application/apply-patch+yaml")
+    return patiently(lambda: kube.send(call))
+
+
+def _state(live: Manifest) -> dict[str, Any]:
+    metadata = {key: value for key, value in live["metadata"].items() if key not in _WRITTEN_BY_SERVER}
+    return {**live, "metadata": metadata}

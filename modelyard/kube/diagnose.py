@@ -1,0 +1,184 @@
+"""Why a pod, a Job or a claim does not get on: dicts of the API in, frozen diagnoses out. Pure.
+
+A diagnosis reports what was observed, in the cluster's own words, and what the API documents that to mean; it guesses no
+cause. ``permanent`` says that nothing but a person's change will help.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from modelyard.kube.resources import Manifest
+
+_PULL = frozenset({"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable"})
+_CONFIG = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
+_MOUNT = frozenset({"FailedMount", "FailedAttachVolume", "FailedMapVolume"})
+_KILLED_BY_MEMORY = "OOMKilled"
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """What is observed, in whose words, and what to do next."""
+
+    summary: str
+    detail: str
+    next_step: str
+    permanent: bool = False
+
+    def __str__(self) -> str:
+        return "; ".join(part for part in (f"{self.summary}: {self.detail}" if self.detail else self.summary, self.next_step) if part)
+
+
+def diagnose_pod(pod: Manifest, events: Iterable[Manifest] = ()) -> Diagnosis | None:
+    """Why the pod does not run, or how it died; None if there is nothing to say."""
+    return _disrupted(pod) or _died(pod) or _waiting(pod) or _mounting(pod, events) or _unscheduled(pod)
+
+
+def _disrupted(pod: Manifest) -> Diagnosis | None:
+    status = pod.get("status") or {}
+    if status.get("reason") == "Evicted":
+        return Diagnosis("the kubelet evicted the pod", status.get("message", ""), "the node ran short of what the message names")
+    if condition := _condition(pod, "DisruptionTarget"):
+        return Diagnosis(f"the pod was taken away ({condition.get('reason', 'DisruptionTarget')})", condition.get("message", ""), "")
+    return None
+
+
+def _died(pod: Manifest) -> Diagnosis | None:
+    for container, ended in _terminations(pod):
+        if ended.get("reason") == _KILLED_BY_MEMORY:
+            return Diagnosis(
+                f"container {container} was killed for using more memory than its limit (OOMKilled)",
+                f"memory limit {_memory_limit(pod, container)}",
+                "raise the memory limit in the cache's loader_resources",
+            )
+        if code := ended.get("exitCode"):
+            return Diagnosis(f"container {container} ended with exit code {code}", (ended.get("message") or "").strip(), "")
+    return None
+
+
+def _waiting(pod: Manifest) -> Diagnosis | None:
+    for status in _container_statuses(pod):
+        waiting = (status.get("state") or {}).get("waiting") or {}
+        reason, detail = waiting.get("reason", ""), waiting.get("message", "")
+        if reason in _PULL:
+            step = "check the image's name and tag, and that the node may pull it"
+            return Diagnosis(f"image {status['image']} cannot be pulled ({reason})", detail, step, permanent=True)
+        if reason in _CONFIG:
+            step = "check what the container refers to (Secret, ConfigMap, user)"
+            return Diagnosis(f"container {status['name']} cannot be made ({reason})", detail, step, permanent=True)
+    return None
+
+
+def _mounting(pod: Manifest, events: Iterable[Manifest]) -> Diagnosis | None:
+    started = any((status.get("state") or {}).get("waiting") is None for status in _container_statuses(pod))
+    event = None if started else latest(events, _MOUNT)
+    if event is None:
+        return None
+    step = "the kubelet tries again by itself; look at the volume's driver on the node"
+    return Diagnosis(f"a volume cannot be mounted ({event['reason']})", event.get("message", ""), step)
+
+
+def _unscheduled(pod: Manifest) -> Diagnosis | None:
+    condition = _condition(pod, "PodScheduled", "False")
+    if condition is None or condition.get("reason") != "Unschedulable":
+        return None
+    return Diagnosis("no node takes the pod (Unschedulable)", condition.get("message", ""), "")
+
+
+def diagnose_job(events: Iterable[Manifest]) -> Diagnosis | None:
+    """Why a Job has no pod, from the Job's own events."""
+    event = latest(events, frozenset({"FailedCreate"}))
+    if event is None:
+        return None
+    detail = event.get("message", "")
+    if "violates PodSecurity" in detail:
+        return Diagnosis("the namespace's Pod Security level refuses the pod", detail, "", permanent=True)
+    if "exceeded quota" in detail:
+        return Diagnosis("the namespace's ResourceQuota leaves no room for the pod", detail, "ask for less, or raise the quota")
+    return Diagnosis("the pod cannot be created", detail, "")
+
+
+def diagnose_claim(claim: Manifest, classes: Sequence[Manifest], events: Iterable[Manifest] = ()) -> Diagnosis:
+    """Why a claim is not bound. ``classes`` are all StorageClasses of the cluster, ``events`` the claim's own."""
+    if claim["metadata"].get("deletionTimestamp"):
+        return Diagnosis("the claim is being deleted", "pods that use it hold it", "wait, or use another suffix", permanent=True)
+    if (claim.get("status") or {}).get("phase") == "Lost":
+        return Diagnosis("the claim's PersistentVolume is gone (Lost)", "", "make a claim with another suffix", permanent=True)
+    if volume := claim["spec"].get("volumeName"):
+        return _wants_volume(volume, events)
+    return _unprovisioned(claim, classes, list(events))
+
+
+def _wants_volume(volume: str, events: Iterable[Manifest]) -> Diagnosis:
+    step = f"compare class, access modes, size and claimRef of PersistentVolume {volume} with the claim"
+    return Diagnosis(f"the claim names PersistentVolume {volume} and is not bound to it", _words(latest(events)), step)
+
+
+def _unprovisioned(claim: Manifest, classes: Sequence[Manifest], events: list[Manifest]) -> Diagnosis:
+    name = claim["spec"].get("storageClassName")
+    existing = ", ".join(sorted(each["metadata"]["name"] for each in classes)) or "none"
+    if name is None:
+        step = f"name one of the classes: {existing}"
+        return Diagnosis("the claim names no StorageClass and no class is the default", _words(latest(events)), step, permanent=True)
+    found = next((each for each in classes if each["metadata"]["name"] == name), None)
+    if found is not None:
+        return _with_class(claim, found, events)
+    summary = f"there is no StorageClass {name!r}" if name else "the claim asks for no class, so only a PersistentVolume made by hand fits"
+    step = f"classes that exist: {existing}; or make a PersistentVolume with storageClassName {name!r} by hand"
+    return Diagnosis(summary, _words(latest(events)), step, permanent=bool(name))
+
+
+def _with_class(claim: Manifest, storage_class: Manifest, events: list[Manifest]) -> Diagnosis:
+    name, provisioner = storage_class["metadata"]["name"], storage_class["provisioner"]
+    selected = (claim["metadata"].get("annotations") or {}).get("volume.kubernetes.io/selected-node")
+    if event := latest(events, frozenset({"ProvisioningFailed"})):
+        step = f"StorageClass {name}: look at its parameters and at the log of provisioner {provisioner}, which goes on trying"
+        return Diagnosis(f"provisioner {provisioner} could not make the volume", event.get("message", ""), step)
+    if waits_for_consumer(storage_class) and not selected:
+        return Diagnosis("the claim waits for the first pod that uses it (WaitForFirstConsumer)", "this is not a fault", "")
+    if provisioner == "kubernetes.io/no-provisioner":
+        step = f"make a PersistentVolume with storageClassName {name!r}"
+        return Diagnosis(f"StorageClass {name} makes no volumes and none fits", _words(latest(events)), step, permanent=True)
+    step = f"see that a pod of provisioner {provisioner} runs"
+    return Diagnosis(f"provisioner {provisioner} has made no volume yet", _words(latest(events)), step)
+
+
+def waits_for_consumer(storage_class: Manifest) -> bool:
+    """Whether claims of this class are bound only when a pod uses them."""
+    return bool(storage_class.get("volumeBindingMode") == "WaitForFirstConsumer")
+
+
+def latest(events: Iterable[Manifest], reasons: frozenset[str] | None = None) -> Manifest | None:
+    """The newest of ``events`` that has one of ``reasons`` (any, if None)."""
+    matching = [event for event in events if reasons is None or event.get("reason") in reasons]
+    return max(matching, key=_event_time, default=None)
+
+
+def _event_time(event: Manifest) -> str:
+    return str(event.get("lastTimestamp") or event.get("eventTime") or event["metadata"].get("creationTimestamp") or "")
+
+
+def _words(event: Manifest | None) -> str:
+    return f"{event.get('reason', '')}: {event.get('message', '')}" if event else "no event says why"
+
+
+def _condition(live: Manifest, kind: str, status: str = "True") -> dict[str, Any] | None:
+    conditions: list[dict[str, Any]] = (live.get("status") or {}).get("conditions") or []
+    return next((each for each in conditions if each.get("type") == kind and each.get("status") == status), None)
+
+
+def _container_statuses(pod: Manifest) -> list[dict[str, Any]]:
+    status = pod.get("status") or {}
+    return [*(status.get("initContainerStatuses") or []), *(status.get("containerStatuses") or [])]
+
+
+def _terminations(pod: Manifest) -> Iterator[tuple[str, dict[str, Any]]]:
+    for status in _container_statuses(pod):
+        if ended := (status.get("state") or {}).get("terminated"):
+            yield status["name"], ended
+
+
+def _memory_limit(pod: Manifest, container: str) -> str:
+    specs = [each for each in pod["spec"].get("containers", []) if each["name"] == container]
+    limits = (specs[0].get("resources") or {}).get("limits") or {} if specs else {}
+    return str(limits.get("memory", "unknown"))

@@ -1,0 +1,190 @@
+"""The loader's Job and its Secret as values: pure builders.
+
+The Job carries the whole order (``preload --spec <LoadSpec>``) and no secret. It is made suspended: run_loader makes the
+Secret, owned by the Job, and then lets the Job go, so that a run that is killed in between leaves nothing behind.
+"""
+
+import base64
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+
+import modelyard
+from modelyard.caches import CacheSpec
+from modelyard.kube.apply import OWNERSHIP
+from modelyard.kube.resources import GROUP, Manifest
+from modelyard.models import LoadSpec
+from modelyard.names import label_value, preload_job_name
+
+CONTAINER = "loader"
+MOUNT_PATH = "/models"
+RUN_LABEL = f"{GROUP}/flow-run"
+DIGEST_ANNOTATION = f"{GROUP}/listing-digest"
+CA_KEY = "ca.crt"
+CREDENTIAL_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+
+#: The loader ends with this code when no other try will help.
+PERMANENT_EXIT_CODE = 1
+BACKOFF_LIMIT = 6
+DEADLINE = timedelta(days=1)
+KEPT_AFTER_END = timedelta(days=1)
+
+_CA_DIRECTORY = "/etc/modelyard/ca"
+_BUNDLE_KEY = "AWS_CA_BUNDLE"
+
+
+def loader_job(
+    spec: LoadSpec, cache: CacheSpec, *, run_id: str, secret_name: str | None = None, deadline: timedelta = DEADLINE
+) -> Manifest:
+    """The suspended Job that loads ``spec`` onto the cache's claim; ``deadline`` counts from its start."""
+    labels = _labels(spec, cache)
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {
+            "name": preload_job_name(cache.claim, spec.model.name, spec.model.version),
+            "namespace": cache.namespace,
+            "labels": {**labels, RUN_LABEL: label_value(run_id)},
+            "annotations": {**_annotations(spec, cache), RUN_LABEL: run_id},
+        },
+        "spec": {
+            "suspend": True,
+            "backoffLimit": BACKOFF_LIMIT,
+            "activeDeadlineSeconds": round(deadline.total_seconds()),
+            "ttlSecondsAfterFinished": round(KEPT_AFTER_END.total_seconds()),
+            "podReplacementPolicy": "Failed",  # two loaders never write to one staging directory
+            "podFailurePolicy": {"rules": _failure_rules()},
+            "template": {
+                "metadata": {"labels": labels, "annotations": _annotations(spec, cache)},
+                "spec": _pod_spec(spec, cache, secret_name),
+            },
+        },
+    }
+
+
+def loader_secret(job: Manifest, data: Mapping[str, str]) -> Manifest:
+    """The credentials of a Job that exists, deleted together with it.
+
+    ``data`` may hold AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN and ``ca.crt`` (PEM).
+
+    Raises:
+        ValueError: another key.
+    """
+    if unknown := sorted(set(data) - {*CREDENTIAL_KEYS, CA_KEY}):
+        raise ValueError(f"a loader's Secret holds {', '.join((*CREDENTIAL_KEYS, CA_KEY))}, not {', '.join(unknown)}")
+    bundle = {_BUNDLE_KEY: f"{_CA_DIRECTORY}/{CA_KEY}"} if CA_KEY in data else {}
+    metadata = job["metadata"]
+    owner = {"apiVersion": job["apiVersion"], "kind": job["kind"], "name": metadata["name"], "uid": metadata["uid"], "controller": True}
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": metadata["name"], "namespace": metadata["namespace"], "labels": {**OWNERSHIP}, "ownerReferences": [owner]},
+        "type": "Opaque",
+        "data": {key: base64.b64encode(value.encode()).decode() for key, value in sorted({**data, **bundle}.items())},
+    }
+
+
+def _labels(spec: LoadSpec, cache: CacheSpec) -> dict[str, str]:
+    return {
+        "app.kubernetes.io/name": "modelyard-loader",
+        "app.kubernetes.io/component": "loader",
+        "app.kubernetes.io/version": label_value(modelyard.__version__),
+        **OWNERSHIP,
+        "job-type": "modelyard-loader",
+        "pvc": cache.claim,
+        f"{GROUP}/model": label_value(spec.model.name),
+        f"{GROUP}/version": label_value(spec.model.version),
+        f"{GROUP}/cache": label_value(cache.name),
+    }
+
+
+def _annotations(spec: LoadSpec, cache: CacheSpec) -> dict[str, str]:
+    """Labels cut long names short; annotations hold them whole."""
+    return {
+        f"{GROUP}/model": spec.model.name,
+        f"{GROUP}/version": spec.model.version,
+        f"{GROUP}/cache": cache.name,
+        DIGEST_ANNOTATION: spec.listing.digest,
+    }
+
+
+def _failure_rules() -> list[Manifest]:
+    permanent = {"containerName": CONTAINER, "operator": "In", "values": [PERMANENT_EXIT_CODE]}
+    return [
+        {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
+        {"action": "FailJob", "onExitCodes": permanent},
+    ]
+
+
+def _pod_spec(spec: LoadSpec, cache: CacheSpec, secret_name: str | None) -> Manifest:
+    account = {"serviceAccountName": cache.service_account} if cache.service_account else {}
+    return {
+        **account,
+        # Web hooks of cloud identities mount tokens of their own; the API's token is of no use to a loader.
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "restartPolicy": "Never",
+        "terminationGracePeriodSeconds": 10,
+        "securityContext": _pod_security(cache),
+        "nodeSelector": dict(cache.node_selector),
+        "tolerations": [dict(toleration) for toleration in cache.tolerations],
+        "containers": [_container(spec, cache, secret_name)],
+        "volumes": [
+            {"name": "models", "persistentVolumeClaim": {"claimName": cache.claim}},
+            {"name": "tmp", "emptyDir": {"sizeLimit": "64Mi"}},
+            *([_ca_volume(secret_name)] if secret_name else []),
+        ],
+    }
+
+
+def _pod_security(cache: CacheSpec) -> Manifest:
+    """What the restricted level asks for, as the user whom the readers expect."""
+    return {
+        "runAsNonRoot": True,
+        "runAsUser": cache.uid,
+        "runAsGroup": cache.gid,
+        "fsGroup": cache.gid,
+        "fsGroupChangePolicy": "OnRootMismatch",  # else the kubelet walks all files of the volume at every start
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+
+
+def _container(spec: LoadSpec, cache: CacheSpec, secret_name: str | None) -> Manifest:
+    return {
+        "name": CONTAINER,
+        "image": cache.loader_image,
+        "args": ["preload", "--spec", spec.model_dump_json()],
+        "env": [
+            {"name": "MODELYARD_ROOT", "value": MOUNT_PATH},
+            {"name": "HOME", "value": "/tmp"},  # noqa: S108 - the pod's own emptyDir; an arbitrary uid has no home
+            *([_from_secret(secret_name, key) for key in (*CREDENTIAL_KEYS, _BUNDLE_KEY)] if secret_name else []),
+        ],
+        "resources": _resources(cache),
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
+        "terminationMessagePath": "/dev/termination-log",
+        "terminationMessagePolicy": "File",
+        "volumeMounts": [
+            {"name": "models", "mountPath": MOUNT_PATH},
+            {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108
+            *([{"name": "ca", "mountPath": _CA_DIRECTORY, "readOnly": True}] if secret_name else []),
+        ],
+    }
+
+
+def _from_secret(secret_name: str, key: str) -> Manifest:
+    """Optional, because a Secret may hold a certificate alone; a loader that misses keys says so better than the kubelet."""
+    return {"name": key, "valueFrom": {"secretKeyRef": {"name": secret_name, "key": key, "optional": True}}}
+
+
+def _ca_volume(secret_name: str) -> Manifest:
+    return {"name": "ca", "secret": {"secretName": secret_name, "optional": True, "items": [{"key": CA_KEY, "path": CA_KEY}]}}
+
+
+def _resources(cache: CacheSpec) -> dict[str, Any]:
+    wanted = cache.loader_resources
+    limits = {"memory": wanted.memory_limit, **({"cpu": wanted.cpu_limit} if wanted.cpu_limit else {})}
+    return {"requests": {"cpu": wanted.cpu_request, "memory": wanted.memory_request}, "limits": limits}
