@@ -6,6 +6,7 @@
 """
 
 import ctypes
+import errno
 import json
 import os
 import shutil
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from modelyard.errors import VolumeUnusable
+from modelyard.errors import ModelyardError, NotEnoughSpace, VolumeUnusable
 from modelyard.models import Manifest, ModelRef
 from modelyard.names import OWN_DIRECTORY
 
@@ -166,3 +167,13 @@ def remove_tree(path: Path) -> None:
 def _ignore_missing(_function: object, _path: str, failure: Any) -> None:  # noqa: ANN401 - shutil's exc_info
     if not isinstance(failure[1], FileNotFoundError):
         raise failure[1]
+
+
+def volume_error(error: OSError, path: Path) -> ModelyardError:
+    """What a failed file operation on the volume means."""
+    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        return NotEnoughSpace(
+            f"{path}: the volume became full ({error.strerror}); nothing was published. Free or add space and run the preload"
+            " again: it goes on with what has arrived"
+        )
+    return VolumeUnusable(f"{path}: {error.strerror or error}; check that the volume is mounted read-write and healthy")

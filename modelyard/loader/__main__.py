@@ -1,0 +1,59 @@
+"""The loader's command line: ``python -m modelyard.loader preload --spec JSON``.
+
+Exit code 0: done. 1: an error that no other try cures (the Job's podFailurePolicy ends the Job). 75: another try may help.
+The result, or the error as data, goes to the pod's termination message; progress and the same end go to the log.
+"""
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from modelyard.errors import LoaderFailed, ModelyardError
+from modelyard.loader.preload import preload
+from modelyard.loader.progress import say
+from modelyard.models import LoadSpec
+from modelyard.sources.s3 import S3Source, s3_client
+
+EXIT_PERMANENT = 1
+EXIT_TEMPORARY = os.EX_TEMPFAIL
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one load and report its end."""
+    arguments = _parse(argv)
+    os.umask(0o002)  # a cache is shared by its group
+    try:
+        spec = LoadSpec.model_validate_json(arguments.spec)
+        source = S3Source(spec.source, s3_client(spec.source))
+        result = preload(spec, arguments.root, source)
+    except ModelyardError as error:
+        _report("error", error.to_data(), arguments.termination_log)
+        return EXIT_TEMPORARY if error.retryable else EXIT_PERMANENT
+    except Exception as error:
+        _report("error", LoaderFailed(f"{type(error).__name__}: {error}").to_data(), arguments.termination_log)
+        raise
+    _report("result", result.model_dump(), arguments.termination_log)
+    return 0
+
+
+def _parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="modelyard.loader", description="Loads a model onto the volume beside it.")
+    commands = parser.add_subparsers(required=True)
+    load = commands.add_parser("preload", help="bring one version onto the volume")
+    load.add_argument("--spec", required=True, help="a LoadSpec as JSON")
+    load.add_argument("--root", type=Path, default=Path(os.environ.get("MODELYARD_ROOT", "/models")), help="where the volume is mounted")
+    load.add_argument("--termination-log", type=Path, default=Path("/dev/termination-log"), help="where the result is written")
+    return parser.parse_args(argv)
+
+
+def _report(event: str, end: dict[str, Any], termination_log: Path) -> None:
+    say(event, **end)
+    if termination_log.exists():  # outside a pod the log line is all
+        termination_log.write_text(json.dumps({"event": event, **end}))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,51 @@
+"""How far a load is, told once a second as one JSON line in the pod's log; the flow shows it in its UI and terminal."""
+
+import json
+import sys
+import time
+from collections import deque
+
+from modelyard.models import Progress
+
+#: The rate is that of the last seconds, so that a stall shows and an old burst is forgotten.
+WINDOW_SECONDS = 15.0
+INTERVAL_SECONDS = 1.0
+
+
+class ProgressLog:
+    """Counts bytes and files of one load and prints a line when one is due. ``bytes`` counts what is on the volume."""
+
+    def __init__(self, total_bytes: int, total_files: int) -> None:
+        self.total_bytes, self.total_files = total_bytes, total_files
+        self._samples: deque[tuple[float, int]] = deque()
+        self._last = 0.0
+
+    def update(self, bytes_there: int, files_there: int, *, final: bool = False) -> None:
+        """Take a sample, and print it if the last line is older than the interval or this is the final one."""
+        now = time.monotonic()
+        if now - self._last < INTERVAL_SECONDS and not final:
+            return
+        self._last = now
+        self._samples.append((now, bytes_there))
+        while len(self._samples) > 2 and now - self._samples[0][0] > WINDOW_SECONDS:  # noqa: PLR2004 - a rate needs two
+            self._samples.popleft()
+        say("progress", **self._progress(bytes_there, files_there).model_dump())
+
+    def _progress(self, bytes_there: int, files_there: int) -> Progress:
+        (then, bytes_then), (now, _) = self._samples[0], self._samples[-1]
+        rate = (bytes_there - bytes_then) / (now - then) if now > then else 0.0
+        left = (self.total_bytes - bytes_there) / rate if rate > 0 else None
+        return Progress(
+            bytes=bytes_there,
+            total_bytes=self.total_bytes,
+            files=files_there,
+            total_files=self.total_files,
+            bytes_per_second=round(rate, 1),
+            seconds_left=None if left is None else round(left, 1),
+        )
+
+
+def say(event: str, **fields: object) -> None:
+    """One JSON line on standard output."""
+    sys.stdout.write(json.dumps({"event": event, **fields}) + "\n")
+    sys.stdout.flush()

@@ -1,0 +1,142 @@
+"""Publishing a staged version so that it is usable or absent, never half there; and reading back where a killed run stopped.
+
+The order is the protocol: marker ``<version>.json.pending`` (durable), rename of the staged directory into place, rename of
+the marker to ``<version>.json``. What a later run finds tells it what to do:
+
+    marker                      directory in place      meaning
+    final                       yes                     published
+    pending                     yes                     killed between the renames: check the sizes, finish
+    pending or none             no                      killed before: resume the staging
+    none                        yes, with files         not ours: refuse, touch nothing
+    none                        yes, empty              made by a kubelet for a subPath: goes when the rename replaces it
+"""
+
+import os
+from datetime import UTC, datetime
+from enum import Enum
+
+from modelyard.errors import VersionConflict, VolumeUnusable
+from modelyard.loader.checksums import READ_SIZE, FileHashes
+from modelyard.loader.killpoints import kill_point
+from modelyard.loader.layout import Layout, make_directories, read_manifest, remove_tree, sync_directory, walk_files, write_durably
+from modelyard.models import FileRecord, LoadSpec, Manifest, VerifyLevel
+
+_SHOWN = 5
+
+
+class State(Enum):
+    """Where an earlier run got to."""
+
+    PUBLISHED = "published"
+    RENAMED = "renamed"
+    STAGING = "staging"
+
+
+def read_state(layout: Layout) -> State:
+    """Where the version stands on the volume.
+
+    Raises:
+        VersionConflict: files that Modelyard did not put there are in the version's place.
+    """
+    directory = _holds_files(layout)
+    if layout.manifest.exists():
+        return State.PUBLISHED
+    if layout.pending.exists() and directory:
+        return State.RENAMED
+    if directory:
+        raise VersionConflict(
+            f"{layout.target}: holds files that Modelyard did not put there (no {layout.manifest.name});"
+            " move the directory away, or preload under another version"
+        )
+    return State.STAGING
+
+
+def _holds_files(layout: Layout) -> bool:
+    try:
+        with os.scandir(layout.target) as entries:
+            return any(True for _ in entries)
+    except FileNotFoundError:
+        return False
+    except NotADirectoryError as error:
+        raise VersionConflict(f"{layout.target}: is a file; move it away") from error
+
+
+def published(layout: Layout, spec: LoadSpec) -> Manifest:
+    """The manifest of the version that is there, after a check of its identity and of the files at the level asked for.
+
+    Raises:
+        VersionConflict: it was made from another listing; nothing replaces a version in place.
+        VolumeUnusable: files are missing, or are not what the manifest says.
+    """
+    manifest = read_manifest(layout.manifest)
+    if manifest is None:
+        raise VolumeUnusable(f"{layout.manifest}: vanished while it was read; run the preload again")
+    if manifest.listing_digest != spec.listing.digest:
+        raise VersionConflict(
+            f"{spec.model}: is on the volume already, made from {manifest.source.uri} when its listing was {manifest.listing_digest};"
+            f" now {spec.source.uri} lists {spec.listing.digest}. A version never changes in place: preload it under a new version"
+        )
+    check_files(layout, manifest, spec.verify)
+    return manifest
+
+
+def finish(layout: Layout) -> None:
+    """Finish what a killed run left between the two renames."""
+    manifest = read_manifest(layout.pending)
+    if manifest is not None:
+        check_files(layout, manifest, VerifyLevel.SIZES)
+        _mark_final(layout)
+
+
+def publish(layout: Layout, spec: LoadSpec, records: list[FileRecord]) -> Manifest:
+    """Make the staged files the version's. They must be durable already."""
+    manifest = Manifest.of(spec.model, spec.source, spec.listing.digest, records, datetime.now(UTC))
+    write_durably(layout.pending, manifest.model_dump_json(by_alias=True))
+    kill_point("pending-written")
+    make_directories(layout.target.parent)
+    layout.files.rename(layout.target)  # replaces an empty directory, fails on any other
+    sync_directory(layout.target.parent)
+    sync_directory(layout.staging)
+    kill_point("renamed")
+    _mark_final(layout)
+    return manifest
+
+
+def _mark_final(layout: Layout) -> None:
+    layout.pending.replace(layout.manifest)
+    sync_directory(layout.manifest.parent)
+    remove_tree(layout.staging)
+
+
+def check_files(layout: Layout, manifest: Manifest, level: VerifyLevel) -> None:
+    """Compare the version's files with its manifest.
+
+    Raises:
+        VolumeUnusable: with the first few files that are missing, of another size, or of another content.
+    """
+    there = {path: stat.st_size for path, stat in walk_files(layout.target)} if layout.target.is_dir() else {}
+    wrong = [problem for record in manifest.files if (problem := _problem(layout, record, there.get(record.path), level))]
+    if wrong:
+        more = f" and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""
+        raise VolumeUnusable(
+            f"{layout.model}: {len(wrong)} of {len(manifest.files)} files on the volume are not what was published:"
+            f" {', '.join(wrong[:_SHOWN])}{more}; remove {layout.manifest} and {layout.target} to have the version loaded again"
+        )
+
+
+def _problem(layout: Layout, record: FileRecord, size: int | None, level: VerifyLevel) -> str | None:
+    if size is None:
+        return f"{record.path} is missing"
+    if size != record.size:
+        return f"{record.path} has {size} bytes, not {record.size}"
+    if level is VerifyLevel.DIGESTS and _sha256(layout, record) != record.sha256:
+        return f"{record.path} has another SHA-256"
+    return None
+
+
+def _sha256(layout: Layout, record: FileRecord) -> str:
+    hashes = FileHashes()
+    with (layout.target / record.path).open("rb", buffering=0) as file:
+        while chunk := file.read(READ_SIZE):
+            hashes.update(chunk)
+    return hashes.sha256

@@ -1,0 +1,131 @@
+"""One file on its way to the volume: written in place below the staging directory and hashed in the same pass."""
+
+import os
+import threading
+import time
+from pathlib import Path
+
+from modelyard.errors import ContentMismatch
+from modelyard.loader.checksums import READ_SIZE, FileHashes
+from modelyard.loader.journal import Checkpoint
+from modelyard.loader.killpoints import kill_point
+from modelyard.loader.layout import volume_error
+from modelyard.models import Checksum, FileRecord, SourceFile
+
+#: A file is resumable every so many bytes: at most this much is fetched again after a kill.
+CHECKPOINT_EVERY = 256 * 1024 * 1024
+
+
+class StagedFile:
+    """A sink for one file. ``write`` is called by one thread at a time, in order; the rest by the loader's thread."""
+
+    def __init__(self, file: SourceFile, path: Path, *, keep: bool) -> None:
+        self.file = file
+        self.position = 0
+        self.kept = 0  # bytes that an earlier life of the loader fetched
+        self.last_progress = time.monotonic()
+        self._path = path
+        self._hashes = FileHashes()
+        self._marks: list[Checkpoint] = []
+        self._lock = threading.Lock()
+        # What an earlier life left may be a hard link to another version's file: only a sole name is written to.
+        if not keep or not _is_sole_name(path):
+            path.unlink(missing_ok=True)
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o664)
+
+    def resume(self, mark: Checkpoint, expected: Checksum | None) -> bool:
+        """Keep the first ``mark.offset`` bytes if they still have the checkpoint's digest; they are read again to know.
+
+        Otherwise False, and ``restart`` is due.
+        """
+        self._hashes.expect(expected)
+        while self.position < mark.offset:
+            chunk = os.pread(self._descriptor, min(READ_SIZE, mark.offset - self.position), self.position)
+            if not chunk:
+                break
+            self._hashes.update(chunk)
+            self.position += len(chunk)
+        if self.position == mark.offset and self._hashes.sha256 == mark.sha256:
+            self.kept = mark.offset
+            return True
+        return False
+
+    def restart(self) -> None:
+        """Forget all bytes and begin again at the first."""
+        self.position = self.kept = 0
+        self._hashes = FileHashes()
+        self._marks.clear()
+        os.ftruncate(self._descriptor, 0)
+
+    def expect(self, checksum: Checksum | None) -> None:
+        if not self.position:
+            self._hashes.expect(checksum)
+
+    def write(self, chunk: bytes, offset: int) -> None:
+        if offset != self.position:
+            raise ContentMismatch(f"{self.file.path}: bytes for offset {offset} arrived, {self.position} was awaited")
+        if offset + len(chunk) > self.file.size:
+            raise ContentMismatch(f"{self.file.path}: more than the {self.file.size} bytes that were listed arrived")
+        try:
+            _write_all(self._descriptor, chunk, offset)
+        except OSError as error:
+            raise volume_error(error, self._path) from error
+        self._hashes.update(chunk)
+        self._advance(len(chunk))
+
+    def _advance(self, count: int) -> None:
+        before, self.position = self.position, self.position + count
+        self.last_progress = time.monotonic()
+        if before // CHECKPOINT_EVERY != self.position // CHECKPOINT_EVERY:
+            with self._lock:
+                self._marks.append(Checkpoint(self.position, self._hashes.sha256))
+        kill_point("first-byte" if not before else "mid-file")
+
+    def take_checkpoint(self) -> Checkpoint | None:
+        """The newest checkpoint not taken yet, made durable first."""
+        with self._lock:
+            if not self._marks:
+                return None
+            mark = self._marks[-1]
+            self._marks.clear()
+        os.fdatasync(self._descriptor)
+        return mark
+
+    def finish(self) -> FileRecord:
+        """The file's record, after its size and checksum agreed with the source's.
+
+        Raises:
+            ContentMismatch: they did not; the file is to be fetched again from the first byte.
+        """
+        if self.position != self.file.size:
+            raise ContentMismatch(f"{self.file.path}: {self.position} bytes arrived, {self.file.size} were listed")
+        if difference := self._hashes.mismatch():
+            raise ContentMismatch(f"{self.file.path}: {difference}")
+        os.ftruncate(self._descriptor, self.file.size)
+        return FileRecord(
+            path=self.file.path,
+            size=self.file.size,
+            sha256=self._hashes.sha256,
+            etag=self.file.etag,
+            version_id=self.file.version_id,
+            checksum=self._hashes.expected,
+        )
+
+    def close(self) -> None:
+        """Give the descriptor back; the bytes stay."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+def _is_sole_name(path: Path) -> bool:
+    try:
+        return path.lstat().st_nlink == 1
+    except FileNotFoundError:
+        return True
+
+
+def _write_all(descriptor: int, chunk: bytes, offset: int) -> None:
+    written = os.pwrite(descriptor, chunk, offset)
+    while written < len(chunk):  # after a short write the next one tells why: a full volume, a quota
+        written += os.pwrite(descriptor, chunk[written:], offset + written)
