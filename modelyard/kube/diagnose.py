@@ -1,7 +1,7 @@
 """Why a pod, a Job or a claim does not get on: dicts of the API in, frozen diagnoses out. Pure.
 
 A diagnosis reports what was observed, in the cluster's own words, and what the API documents that to mean; it guesses no
-cause. ``permanent`` says that nothing but a person's change will help.
+cause. ``permanent`` says that nothing but a person's change will help; ``interrupted``, that the pod was stopped from outside.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,6 +14,7 @@ _PULL = frozenset({"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrI
 _CONFIG = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
 _MOUNT = frozenset({"FailedMount", "FailedAttachVolume", "FailedMapVolume"})
 _KILLED_BY_MEMORY = "OOMKilled"
+_STOPPING_SIGNALS = frozenset({9, 15})
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +25,7 @@ class Diagnosis:
     detail: str
     next_step: str
     permanent: bool = False
+    interrupted: bool = False
 
     def __str__(self) -> str:
         return "; ".join(part for part in (f"{self.summary}: {self.detail}" if self.detail else self.summary, self.next_step) if part)
@@ -37,9 +39,11 @@ def diagnose_pod(pod: Manifest, events: Iterable[Manifest] = ()) -> Diagnosis | 
 def _disrupted(pod: Manifest) -> Diagnosis | None:
     status = pod.get("status") or {}
     if status.get("reason") == "Evicted":
-        return Diagnosis("the kubelet evicted the pod", status.get("message", ""), "the node ran short of what the message names")
+        step = "the node ran short of what the message names"
+        return Diagnosis("the kubelet evicted the pod", status.get("message", ""), step, interrupted=True)
     if condition := _condition(pod, "DisruptionTarget"):
-        return Diagnosis(f"the pod was taken away ({condition.get('reason', 'DisruptionTarget')})", condition.get("message", ""), "")
+        summary = f"the pod was taken away ({condition.get('reason', 'DisruptionTarget')})"
+        return Diagnosis(summary, condition.get("message", ""), "", interrupted=True)
     return None
 
 
@@ -50,10 +54,18 @@ def _died(pod: Manifest) -> Diagnosis | None:
                 f"container {container} was killed for using more memory than its limit (OOMKilled)",
                 f"memory limit {_memory_limit(pod, container)}",
                 "raise the memory limit in the cache's loader_resources",
+                interrupted=True,
             )
         if code := ended.get("exitCode"):
-            return Diagnosis(f"container {container} ended with exit code {code}", (ended.get("message") or "").strip(), "")
+            return _exited(container, code, (ended.get("message") or "").strip())
     return None
+
+
+def _exited(container: str, code: int, message: str) -> Diagnosis:
+    """By shell convention a code above 128 is 128 plus the signal that killed the process."""
+    if code - 128 in _STOPPING_SIGNALS:
+        return Diagnosis(f"container {container} was stopped by signal {code - 128} (exit code {code})", message, "", interrupted=True)
+    return Diagnosis(f"container {container} ended with exit code {code}", message, "")
 
 
 def _waiting(pod: Manifest) -> Diagnosis | None:
@@ -62,7 +74,7 @@ def _waiting(pod: Manifest) -> Diagnosis | None:
         reason, detail = waiting.get("reason", ""), waiting.get("message", "")
         if reason in _PULL:
             step = "check the image's name and tag, and that the node may pull it"
-            return Diagnosis(f"image {status['image']} cannot be pulled ({reason})", detail, step, permanent=True)
+            return Diagnosis(f"image {status['image']} cannot be pulled", f"{reason}: {detail}", step, permanent=True)
         if reason in _CONFIG:
             step = "check what the container refers to (Secret, ConfigMap, user)"
             return Diagnosis(f"container {status['name']} cannot be made ({reason})", detail, step, permanent=True)

@@ -1,0 +1,108 @@
+"""What is told while a loader's Job goes on: its progress, and why it does not get on."""
+
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TypeAlias
+
+from modelyard.errors import ClusterRefused, ClusterUnavailable, LoaderFailed
+from modelyard.kube.client import Kube, Manifests
+from modelyard.kube.diagnose import Diagnosis
+from modelyard.kube.explain import explain_claim, explain_job, explain_pod
+from modelyard.kube.loader_report import newest_pod, progress_in
+from modelyard.kube.resources import Manifest, ObjectRef
+from modelyard.models import Progress
+
+_LOG_LINES = 20
+OnProgress: TypeAlias = Callable[[Progress], None]
+OnNote: TypeAlias = Callable[[str], None]
+
+
+class Stuck(LoaderFailed):
+    """A reason that only a person can remove keeps the loader from starting."""
+
+
+class Follower:
+    """Looks at a Job's newest pod at each tick, and tells what is new.
+
+    Following is a courtesy: an API server that is away for a moment, or a log that may not be read, ends no load.
+    """
+
+    def __init__(self, kube: Kube, ref: ObjectRef, on_progress: OnProgress, on_note: OnNote, patience: float) -> None:
+        self._kube = kube
+        self._ref = ref
+        self._on_progress = on_progress
+        self._on_note = on_note
+        self._patience = patience
+        self._progress: Progress | None = None
+        self._summary: str | None = None
+        self._since = time.monotonic()
+        self._may_read_log = True
+
+    def tick(self, job: Manifest) -> None:
+        """Tell what changed.
+
+        Raises:
+            Stuck: a permanent diagnosis has not changed for as long as we have patience.
+        """
+        with suppress(ClusterUnavailable):
+            pod = newest_pod(pods_of(self._kube, job))
+            self._diagnose(_hindrance(self._kube, job, pod))
+            if pod and _phase(pod) == "Running":
+                self._read_progress(pod)
+
+    def _diagnose(self, diagnosis: Diagnosis | None) -> None:
+        """A summary names the cause and stays; the details under it come and go (ErrImagePull and its back-off take turns)."""
+        if diagnosis is None or diagnosis.summary != self._summary:
+            self._summary, self._since = diagnosis and diagnosis.summary, time.monotonic()
+            if diagnosis:
+                self._on_note(f"{self._ref}: {diagnosis}")
+        if diagnosis and diagnosis.permanent and time.monotonic() - self._since >= self._patience:
+            raise Stuck(f"{self._ref} does not start: {diagnosis}")
+
+    def _read_progress(self, pod: Manifest) -> None:
+        if not self._may_read_log:
+            return
+        try:
+            progress = progress_in(tail_of(self._kube, pod))
+        except ClusterRefused as error:
+            self._may_read_log = False
+            self._on_note(f"{self._ref}: its progress cannot be read: {error}")
+            return
+        if progress and progress != self._progress:
+            self._progress = progress
+            self._on_progress(progress)
+
+
+def _hindrance(kube: Kube, job: Manifest, pod: Manifest | None) -> Diagnosis | None:
+    """Why no pod runs now; None while one does."""
+    if pod is None:
+        return explain_job(kube, job)
+    if _phase(pod) != "Pending":
+        return explain_pod(kube, pod) if _phase(pod) == "Failed" else None
+    return _unbound_claim(kube, pod) or explain_pod(kube, pod)
+
+
+def _unbound_claim(kube: Kube, pod: Manifest) -> Diagnosis | None:
+    """The first claim of the pod that is not bound: the scheduler's own words say less."""
+    for volume in pod["spec"].get("volumes", []):
+        name = volume.get("persistentVolumeClaim", {}).get("claimName")
+        claim = kube.get("PersistentVolumeClaim", name, pod["metadata"]["namespace"]) if name else None
+        if claim and _phase(claim) != "Bound":
+            return explain_claim(kube, claim)
+    return None
+
+
+def _phase(live: Manifest) -> str:
+    return str((live.get("status") or {}).get("phase"))
+
+
+def pods_of(kube: Kube, job: Manifest) -> Manifests:
+    """The pods that this very Job made."""
+    metadata = job["metadata"]
+    return kube.list("Pod", metadata["namespace"], label_selector=f"batch.kubernetes.io/controller-uid={metadata['uid']}")
+
+
+def tail_of(kube: Kube, pod: Manifest) -> str:
+    """The last lines of the pod's log."""
+    return kube.pod_log(pod["metadata"]["name"], pod["metadata"]["namespace"], tail_lines=_LOG_LINES)

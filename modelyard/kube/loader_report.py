@@ -1,0 +1,102 @@
+"""What a loader reported: its progress from the log, its result or its error from the termination message. Pure."""
+
+import json
+from typing import Any
+
+from pydantic import ValidationError
+
+from modelyard.errors import LoaderFailed, LoaderInterrupted, ModelyardError, from_data
+from modelyard.kube.diagnose import diagnose_pod
+from modelyard.kube.resources import Manifest, ref_of
+from modelyard.models import LoadResult, Progress
+from modelyard.quantities import format_duration
+
+_LOG_CHARS = 1500
+
+
+def progress_in(log: str) -> Progress | None:
+    """The newest progress among the lines of a log; lines that are none are passed over."""
+    for line in reversed(log.splitlines()):
+        data = _object(line)
+        if data.pop("event", None) == "progress":
+            try:
+                return Progress.model_validate(data)
+            except ValidationError:
+                continue
+    return None
+
+
+def finished(job: Manifest) -> dict[str, Any] | None:
+    """The condition that ended the Job (``Complete`` or ``Failed``), or None while it goes on."""
+    conditions: list[dict[str, Any]] = (job.get("status") or {}).get("conditions") or []
+    return next((each for each in conditions if each["type"] in {"Complete", "Failed"} and each["status"] == "True"), None)
+
+
+def newest_pod(pods: list[Manifest]) -> Manifest | None:
+    """The pod made last; of several made in one second, the one whose container ended last."""
+    return max(pods, key=lambda pod: (pod["metadata"]["creationTimestamp"], _ended(pod).get("finishedAt") or ""), default=None)
+
+
+def load_result(job: Manifest, pods: list[Manifest]) -> LoadResult:
+    """What the loader of a Job that is complete reported.
+
+    Raises:
+        LoaderInterrupted: its pod is gone, and the report with it.
+        LoaderFailed: it reported nothing that this release understands.
+    """
+    succeeded = newest_pod([pod for pod in pods if (pod.get("status") or {}).get("phase") == "Succeeded"])
+    if succeeded is None:
+        raise LoaderInterrupted(f"{ref_of(job)} is complete, but its pod and report are gone; run again, the loader checks what is there")
+    text = _ended(succeeded).get("message") or ""
+    data = _object(text)
+    try:
+        if data.pop("event", None) == "result":
+            return LoadResult.model_validate(data)
+    except ValidationError as error:
+        raise LoaderFailed(f"{ref_of(job)} reported a result of another release: {text[:_LOG_CHARS]}") from error
+    raise LoaderFailed(f"{ref_of(job)} ended well without a result; its termination message: {text[:_LOG_CHARS]!r}")
+
+
+def load_error(job: Manifest, pods: list[Manifest], log: str) -> ModelyardError:
+    """Why a Job failed, in the loader's words where it had any, else by what is seen of its newest pod."""
+    condition = finished(job) or {}
+    if condition.get("reason") == "DeadlineExceeded":
+        return _out_of_time(job, log)
+    pod = newest_pod([pod for pod in pods if _ended(pod) or diagnose_pod(pod)])
+    if pod is None:
+        return LoaderInterrupted(f"{ref_of(job)} failed and its pods are gone ({condition.get('reason')}: {condition.get('message')})")
+    data = _object(_ended(pod).get("message") or "")
+    return from_data(data) if "error" in data else _unreported(job, pod, log)
+
+
+def _out_of_time(job: Manifest, log: str) -> LoaderFailed:
+    limit = format_duration(job["spec"]["activeDeadlineSeconds"])
+    seen = progress_in(log)
+    reached = f"; it had {seen.bytes} of {seen.total_bytes} bytes" if seen else ""
+    return LoaderFailed(
+        f"{ref_of(job)} was stopped at its limit of {limit}{reached}; run it again, it goes on from there, or set a longer limit"
+    )
+
+
+def _unreported(job: Manifest, pod: Manifest, log: str) -> ModelyardError:
+    diagnosis = diagnose_pod(pod)
+    tail = f"; end of its log: {log[-_LOG_CHARS:].strip()}" if log.strip() else ""
+    message = f"{ref_of(job)}, pod {pod['metadata']['name']}: {diagnosis or 'no reason is known'}{tail}"
+    return LoaderInterrupted(message) if diagnosis and diagnosis.interrupted else LoaderFailed(message)
+
+
+def _ended(pod: Manifest) -> dict[str, Any]:
+    """How the pod's container ended; empty while it has not."""
+    for status in (pod.get("status") or {}).get("containerStatuses") or []:
+        ended: dict[str, Any] = (status.get("state") or {}).get("terminated") or {}
+        if ended:
+            return ended
+    return {}
+
+
+def _object(text: str) -> dict[str, Any]:
+    try:
+        parsed = json.loads(text)
+    except ValueError:
+        return {}
+    return parsed if isinstance(parsed, dict) else {}
