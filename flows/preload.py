@@ -1,0 +1,164 @@
+"""Preload: bring one version of a model from its source onto a cache's claim, verified."""
+
+from datetime import timedelta
+from typing import Any
+
+from prefect import flow, task
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.client.schemas.objects import Flow, FlowRun, State
+from prefect.logging import get_run_logger
+from prefect.runtime import flow_run
+
+from blocks import Cluster, ModelCache, S3Source
+from flows.progress import LoadProgress
+from flows.retries import RETRIED
+from modelyard.kube.client import Kube
+from modelyard.kube.run_loader import end_jobs_of_run, ensure_job, remove_job, wait_for_job
+from modelyard.models import LoadResult, LoadSpec, Value, VerifyLevel
+from modelyard.names import slug
+from modelyard.plans.claim import class_table
+from modelyard.plans.preload import PreloadFacts, PreloadPlan, PreloadRequest, describe, plan_preload, read_listing
+from modelyard.quantities import format_bytes, format_duration
+from modelyard.sources.s3 import S3Source as S3Files
+from modelyard.volumes.claims import ensure_claim, read_claim, wait_bound
+from modelyard.volumes.storage_classes import read_classes
+
+LOAD_TIMEOUT = timedelta(hours=24)
+
+
+class PreloadReport(Value):
+    """What a preload did, or would do."""
+
+    model: str
+    claim: str
+    plan: str
+    problems: tuple[str, ...] = ()
+    result: LoadResult | None = None
+
+
+def end_loader(_flow: "Flow", run: FlowRun, _state: "State[Any]") -> None:
+    """Delete the Job of a cancelled run, and with it the pod and the Secret. What it fetched stays for the next run."""
+    cluster = Cluster.load(run.parameters.get("cluster", "default"))
+    cache = ModelCache.load(run.parameters.get("cache", "default"))
+    end_jobs_of_run(Kube(cluster.get_client()), cache.namespace, str(run.id))
+
+
+@flow(name="preload-model", flow_run_name="preload-{model}", on_cancellation=[end_loader])
+def preload_model(  # noqa: PLR0913 - these are the fields of the form
+    model: str,
+    path: str,
+    version: str | None = None,
+    source: str = "default",
+    cache: str = "default",
+    cluster: str = "default",
+    verify: VerifyLevel = VerifyLevel.SIZES,
+    dry_run: bool = False,  # noqa: FBT001, FBT002 - a flow's parameters are given by name
+) -> PreloadReport:
+    """Bring one version of a model onto a cache's claim, every byte checked on its way.
+
+    Safe to run again after any end: a version that is there already is left alone, a load that is under way is joined,
+    and one that was killed goes on where it stopped.
+
+    Args:
+        model: Name of the model; it becomes a directory on the volume.
+        path: Path of the version's files below the source's prefix, for example all-minilm-l6-v2/v1.
+        version: Name of this version; empty: the last directory of the path.
+        source: Name of the Modelyard S3 Source block to read from.
+        cache: Name of the Modelyard Model Cache block to write to.
+        cluster: Name of the Modelyard Cluster block the cache lies in.
+        verify: How a version that is there already is checked: by the sizes of its files, or by reading and hashing them.
+        dry_run: Only publish the plan; change nothing.
+
+    Raises:
+        Refused: the plan holds problems; all of them are listed, and nothing was changed.
+    """
+    files, kube = S3Source.load(source), Kube(Cluster.load(cluster).get_client())
+    request = PreloadRequest(model, version, files.location(path), ModelCache.load(cache).spec(), verify)
+    plan = plan_preload(request, resolve(request, files, kube))
+    publish_plan(plan)
+    if dry_run:
+        return report_of(plan)
+    spec = plan.approved()
+    provide_claim(plan, kube)
+    result = load(spec, plan, files, kube)
+    publish_result(plan, result)
+    return report_of(plan, result)
+
+
+@task(task_run_name="resolve-{request.model}", **RETRIED)
+def resolve(request: PreloadRequest, source: S3Source, kube: Kube) -> PreloadFacts:
+    """Read the facts once: what the source lists, the claim, the classes."""
+    listing, problems = read_listing(S3Files(request.source, source.client()).list(), request.source.uri)
+    return PreloadFacts(listing, problems, read_claim(kube, request.cache), tuple(read_classes(kube)))
+
+
+@task(task_run_name="claim-{plan.request.cache.claim}", **RETRIED)
+def provide_claim(plan: PreloadPlan, kube: Kube) -> None:
+    """Create the claim if it is missing, and wait until it is bound or only waits for its first pod."""
+    cache = plan.request.cache
+    if plan.claim and (change := ensure_claim(kube, cache, plan.claim)):
+        get_run_logger().info("%s", change)
+    wait_bound(kube, cache)
+
+
+@task(task_run_name="load-{plan.model}", **RETRIED)
+def load(spec: LoadSpec, plan: PreloadPlan, source: S3Source, kube: Kube) -> LoadResult:
+    """Run the loader's Job beside the volume, or join the one that runs; returns when the version is there."""
+    progress = LoadProgress(artifact_key(plan, "progress"), plan.model)
+    handle = ensure_job(kube, spec, plan.request.cache, source.secret_data(), str(flow_run.id))
+    get_run_logger().info("%s %s", "joined" if handle.adopted else "started", handle.ref)
+    result = wait_for_job(kube, handle, progress, timeout=LOAD_TIMEOUT.total_seconds(), on_note=progress.note)
+    remove_job(kube, handle)
+    progress.finish(summary(result))
+    return result
+
+
+def publish_plan(plan: PreloadPlan) -> None:
+    """The plan as an artifact of the model, and the classes to choose from where the cache names none."""
+    create_markdown_artifact(describe(plan), key=artifact_key(plan, "plan"), description=f"Plan {plan.digest}")
+    if not plan.request.cache.storage_class_name:
+        table = class_table(plan.facts.classes, plan.request.cache.access_mode)
+        create_table_artifact(table, key=slug(f"storage-classes-{plan.request.cache.name}"), description="Classes this cache could have")
+
+
+def publish_result(plan: PreloadPlan, result: LoadResult) -> None:
+    """What was done, as an artifact of the model: its page is the model's history."""
+    cache = plan.request.cache
+    text = (
+        f"# {plan.model} is on `{cache.namespace}/{cache.claim}`\n\n{summary(result)}\n\n"
+        f"Mount the claim read-only; the files are in `{plan.model.replace('@', '/')}`.\n\n"
+        f"Digest (SHA-256 of its SHA256SUMS): `{result.digest}`\n"
+    )
+    create_markdown_artifact(text, key=artifact_key(plan), description=summary(result))
+
+
+def artifact_key(plan: PreloadPlan, part: str = "") -> str:
+    """The key of the model's artifacts: one page of history a model."""
+    return slug(f"preload-{plan.request.model}-{part}".rstrip("-"), 200)
+
+
+def summary(result: LoadResult) -> str:
+    """What a load did, in one line."""
+    if not result.fetched_bytes and not result.linked_bytes and not result.resumed_bytes:
+        return f"was there already: {result.files} files, {format_bytes(result.bytes)}; nothing was read from the source"
+    rate = result.fetched_bytes / result.seconds / 1e6 if result.seconds else 0.0
+    parts = [f"fetched {format_bytes(result.fetched_bytes)} in {format_duration(result.seconds)} ({rate:.0f} MB/s)"]
+    if result.linked_bytes:
+        parts.append(f"{format_bytes(result.linked_bytes)} linked from another version")
+    if result.resumed_bytes:
+        parts.append(f"{format_bytes(result.resumed_bytes)} kept from an earlier try")
+    if result.unverified_files:
+        parts.append(f"{result.unverified_files} files had no checksum of the whole at their source")
+    return f"{result.files} files, {format_bytes(result.bytes)}: {', '.join(parts)}"
+
+
+def report_of(plan: PreloadPlan, result: LoadResult | None = None) -> PreloadReport:
+    """The flow's result."""
+    cache = plan.request.cache
+    return PreloadReport(
+        model=plan.model,
+        claim=f"{cache.namespace}/{cache.claim}",
+        plan=plan.digest,
+        problems=tuple(str(problem) for problem in plan.problems),
+        result=result,
+    )

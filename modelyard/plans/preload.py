@@ -1,0 +1,134 @@
+"""What a preload will do, decided without side effects, so that a dry run, a test and the real run agree."""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from modelyard.caches import CacheSpec
+from modelyard.errors import Problem, Refused
+from modelyard.models import Listing, LoadSpec, ModelRef, S3Location, SourceFile, VerifyLevel, summarise
+from modelyard.names import name_problem, preload_job_name
+from modelyard.plans.claim import ClaimFacts, ClaimPlan, StorageClassFacts, plan_claim
+from modelyard.plans.paths import path_problems
+from modelyard.quantities import format_bytes
+
+#: Storage classes whose objects answer no GET before they are restored.
+#: https://docs.aws.amazon.com/AmazonS3/latest/userguide/archived-objects.html (GLACIER_IR is not among them)
+ARCHIVED = frozenset({"GLACIER", "DEEP_ARCHIVE"})
+_SHOWN = 3
+_DIGEST_CHARS = 12
+
+
+@dataclass(frozen=True, slots=True)
+class PreloadRequest:
+    """What the user asked for."""
+
+    model: str
+    version: str | None
+    source: S3Location
+    cache: CacheSpec
+    verify: VerifyLevel = VerifyLevel.SIZES
+
+
+@dataclass(frozen=True, slots=True)
+class PreloadFacts:
+    """What is there now, read once: the source's listing, the claim and the classes that it could have."""
+
+    listing: Listing
+    problems: tuple[Problem, ...]
+    claim: ClaimFacts | None
+    classes: tuple[StorageClassFacts, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PreloadPlan:
+    """What will be done, or why nothing will be."""
+
+    request: PreloadRequest
+    facts: PreloadFacts
+    model: str
+    claim: ClaimPlan | None
+    spec: LoadSpec | None
+    problems: tuple[Problem, ...]
+
+    @property
+    def digest(self) -> str:
+        """Changes with anything that would be done otherwise."""
+        told = self.spec.model_dump_json() if self.spec else repr(self.problems)
+        return hashlib.sha256(f"{told}\0{self.claim}".encode()).hexdigest()[:_DIGEST_CHARS]
+
+    def approved(self) -> LoadSpec:
+        """The load to run.
+
+        Raises:
+            Refused: with every problem of the plan.
+        """
+        if self.problems or self.spec is None:
+            raise Refused(self.problems)
+        return self.spec
+
+
+def read_listing(files: Iterable[SourceFile], subject: str) -> tuple[Listing, tuple[Problem, ...]]:
+    """Sum a listing up, and say what is wrong with it."""
+    listed = list(files)
+    problems = [*path_problems(listed), *_archived(listed)]
+    if not listed:
+        problems.append(Problem(subject, "lists no file", "check the path; a model's files lie directly below it"))
+    return summarise(listed), tuple(problems)
+
+
+def _archived(files: Sequence[SourceFile]) -> list[Problem]:
+    archived = [file.path for file in files if file.storage_class in ARCHIVED]
+    if not archived:
+        return []
+    shown = ", ".join(archived[:_SHOWN]) + (f" and {len(archived) - _SHOWN} more" if len(archived) > _SHOWN else "")
+    return [Problem(shown, "is archived and cannot be read", "restore it first: `aws s3api restore-object --restore-request Days=7`")]
+
+
+def plan_preload(request: PreloadRequest, facts: PreloadFacts) -> PreloadPlan:
+    """The plan for ``request``, given what is there. All that stands against it is in ``problems``. No side effects."""
+    version = request.version or default_version(request.model, request.source, facts.listing)
+    names = [
+        Problem(what, problem, "choose another") for what, text in (("model", request.model), ("version", version)) if (problem := name_problem(text))
+    ]
+    claim, claim_problems = plan_claim(request.cache, facts.claim, facts.classes)
+    problems = (*names, *facts.problems, *claim_problems)
+    spec = None if problems else _spec(request, version, facts.listing)
+    return PreloadPlan(request, facts, f"{request.model}@{version}", claim, spec, problems)
+
+
+def _spec(request: PreloadRequest, version: str, listing: Listing) -> LoadSpec:
+    return LoadSpec(
+        model=ModelRef(name=request.model, version=version),
+        source=request.source,
+        listing=listing,
+        headroom=request.cache.headroom,
+        verify=request.verify,
+    )
+
+
+def default_version(model: str, source: S3Location, listing: Listing) -> str:
+    """The last directory of the source's path; where that is no name, or only the model's again, the listing's digest."""
+    last = source.directory.rstrip("/").rpartition("/")[2]
+    if last and last != model and not name_problem(last):
+        return last
+    return listing.digest.removeprefix("sha256:")[:_DIGEST_CHARS]
+
+
+def describe(plan: PreloadPlan) -> str:
+    """The plan as Markdown, for the run's artifact."""
+    request, listing = plan.request, plan.facts.listing
+    cache = request.cache
+    rows = [
+        ("Model", f"`{plan.model}`"),
+        ("Source", f"`{request.source.uri}`"),
+        ("Files", f"{listing.files:,}, {format_bytes(listing.bytes)}"),
+        ("Listing", f"`{listing.digest}`"),
+        ("Claim", f"`{cache.namespace}/{cache.claim}`: {plan.claim or 'none'}"),
+        ("Job", f"`{preload_job_name(cache.claim, plan.spec.model.name, plan.spec.model.version)}`" if plan.spec else "none"),
+        ("Plan", f"`{plan.digest}`"),
+    ]
+    head = "\n".join(f"| {name} | {text} |" for name, text in rows)
+    refusals = "\n".join(f"- {problem}" for problem in plan.problems)
+    verdict = f"\n\n**Refused**, nothing was changed:\n\n{refusals}" if plan.problems else ""
+    return f"# Preload {plan.model}\n\n| | |\n|---|---|\n{head}{verdict}\n"
