@@ -54,7 +54,7 @@ class Follower:
     def _diagnose(self, diagnosis: Diagnosis | None) -> None:
         """A summary names the cause and stays; the details under it come and go (ErrImagePull and its back-off take turns)."""
         if diagnosis is None or diagnosis.summary != self._summary:
-            self._summary, self._since = diagnosis and diagnosis.summary, time.monotonic()
+            self._summary, self._since = diagnosis.summary if diagnosis else None, time.monotonic()
             if diagnosis:
                 self._on_note(f"{self._ref}: {diagnosis}")
         if diagnosis and diagnosis.permanent and time.monotonic() - self._since >= self._patience:
