@@ -22,11 +22,13 @@
 Errors cross from the loader's pod to the flow as data (``to_data``/``from_data``), in the pod's termination message.
 """
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-#: Kubernetes keeps at most 4096 bytes of a termination message; leave room for the JSON around the text.
+#: Kubernetes keeps at most 4096 bytes of a termination message; leave room for the JSON around the text. Counted as in JSON,
+#: where a quote is two characters and a letter beyond ASCII six.
 MAX_MESSAGE_CHARS = 3000
 
 
@@ -37,7 +39,7 @@ class ModelyardError(Exception):
 
     def to_data(self) -> dict[str, Any]:
         """The error as JSON-ready data; ``from_data`` gives it back in another process."""
-        return {"error": type(self).__name__, "message": str(self)[:MAX_MESSAGE_CHARS]}
+        return {"error": type(self).__name__, "message": _fitting(str(self))}
 
 
 class Temporary(ModelyardError):
@@ -140,6 +142,14 @@ def from_data(data: dict[str, Any]) -> ModelyardError:
     if issubclass(kind, Temporary):
         return kind(message, delay=float(data.get("delay", 10.0)))
     return kind(message)
+
+
+def _fitting(text: str) -> str:
+    """As much of the start of ``text`` as fits."""
+    kept = text[:MAX_MESSAGE_CHARS]
+    while len(json.dumps(kept)) > MAX_MESSAGE_CHARS + len('""'):
+        kept = kept[: len(kept) * 9 // 10]
+    return kept
 
 
 def _kinds() -> dict[str, type[ModelyardError]]:

@@ -44,7 +44,7 @@ def path_problem(path: str) -> str | None:
         return "holds '.' or '..' as a directory"
     if "" in segments:
         return "holds an empty directory name ('//' or a '/' at the end)"
-    if segments[0] == OWN_DIRECTORY:
+    if segments[0].casefold() == OWN_DIRECTORY:  # some volumes fold case
         return f"begins with {OWN_DIRECTORY}/, which is Modelyard's own directory"
     return _length_problem(path, segments)
 

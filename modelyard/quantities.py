@@ -7,10 +7,11 @@ from decimal import Decimal
 _BINARY = {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40, "Pi": 2**50, "Ei": 2**60}
 _DECIMAL = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "P": 10**15, "E": 10**18}
 _SUFFIXES = _BINARY | _DECIMAL
-_QUANTITY = re.compile(r"(?P<number>\d+(?:\.\d*)?|\.\d+)(?P<suffix>[KMGTPE]i|[kMGTPE]?)")
+_QUANTITY = re.compile(r"(?P<number>\d+(?:\.\d*)?|\.\d+)(?P<suffix>[KMGTPE]i|[kMGTPE]?)", re.ASCII)
 _STEP = 1024
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
-_DURATION = re.compile(r"(?:\d+[smhdw])+")
+_LONGEST = 1000 * 365 * _UNITS["d"]  # a timedelta holds more, but now minus it must still be a date
+_DURATION = re.compile(r"(?:\d+[smhdw])+", re.ASCII)
 _DURATION_PART = re.compile(r"(\d+)([smhdw])")
 
 
@@ -34,19 +35,23 @@ def parse_duration(text: str) -> timedelta:
     The units are those of MLIS's ``purgeUnusedCachedModelsAfter``.
 
     Raises:
-        ValueError: no unit, or one that is not s, m, h, d, w.
+        ValueError: no unit, or one that is not s, m, h, d, w; or longer than 1000 years.
     """
     if not _DURATION.fullmatch(text.strip()):
         raise ValueError(f"{text!r} is not a duration; write a whole number with s, m, h, d or w, for example 1w")
-    return timedelta(seconds=sum(int(number) * _UNITS[unit] for number, unit in _DURATION_PART.findall(text)))
+    seconds = sum(int(number) * _UNITS[unit] for number, unit in _DURATION_PART.findall(text))
+    if seconds > _LONGEST:
+        raise ValueError(f"{text!r} is longer than 1000 years; leave it out if you mean for ever")
+    return timedelta(seconds=seconds)
 
 
 def format_bytes(count: float) -> str:
     """``count`` bytes for a person, in powers of 1024: ``86.7 MiB``."""
     size = float(count)
     for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
-        if abs(size) < _STEP:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        digits = 0 if unit == "B" else 1
+        if abs(round(size, digits)) < _STEP:  # rounded first: never "1024.0 KiB"
+            return f"{size:.{digits}f} {unit}"
         size /= _STEP
     return f"{size:.1f} PiB"
 

@@ -1,0 +1,150 @@
+"""The blocks against a real Prefect server: what comes back from a load, and what the API shows of secrets."""
+
+import json
+import re
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.request import Request, urlopen
+
+import pytest
+from prefect.blocks.core import Block
+from prefect.testing.standard_test_suites import BlockStandardTestSuite
+from prefect_aws import AwsCredentials, MinIOCredentials
+from pydantic import Field, SecretStr
+
+from blocks import Cluster, ModelCache, S3Source
+
+Credentials = AwsCredentials | MinIOCredentials
+ROOT = Path(__file__).parents[2]
+KUBECONFIG = """
+contexts: [{name: only, context: {cluster: c, user: u}}]
+clusters: [{name: c, cluster: {server: "https://10.0.0.1:6443"}}]
+users: [{name: u, user: {token: kubeconfig-token}}]
+"""
+
+
+@pytest.mark.parametrize("block", [Cluster, ModelCache, S3Source])
+class TestStandards(BlockStandardTestSuite):
+    """Prefect's own suite."""
+
+    @pytest.fixture
+    def block(self, request: pytest.FixtureRequest) -> type[Block]:  # type: ignore[override]
+        kind: type[Block] = request.param
+        return kind
+
+
+def test_a_cluster_comes_back_as_saved(prefect_server: str) -> None:
+    saved = Cluster(kubeconfig=SecretStr(KUBECONFIG), context="only")
+    saved.save("away")
+    loaded = Cluster.load("away")
+    assert loaded == saved
+    assert loaded.get_client().configuration.host == "https://10.0.0.1:6443"
+    assert "kubeconfig-token" not in api_text(prefect_server)
+
+
+def test_a_cache_comes_back_as_saved_under_the_names_of_the_helm_values(prefect_server: str) -> None:
+    saved = ModelCache(storage_size="300Gi", storage_class_name="nfs-client", loader_image="loader:1", node_selector={"disk": "ssd"})
+    saved.save("models")
+    assert block_data(prefect_server, "models")["storageClassName"] == "nfs-client"
+    loaded = ModelCache.load("models")
+    assert loaded == saved
+    assert loaded.spec().name == "models", "the block's own name is the cache's"
+    assert ModelCache.load("models").model_copy(update={"cache_name": "other"}).spec().name == "other"
+
+
+def test_a_changed_cache_replaces_the_saved_one(prefect_server: str) -> None:
+    ModelCache(storage_size="300Gi", loader_image="loader:1").save("changing")
+    loaded = ModelCache.load("changing")
+    loaded.pvc_name_suffix = "v2"
+    loaded.save(overwrite=True)
+    assert ModelCache.load("changing").spec().claim == "modelyard-models-cache-v2"
+    assert "pvc_name_suffix" not in block_data(prefect_server, "changing"), "one name for each setting"
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        pytest.param(lambda: MinIOCredentials(minio_root_user="root", minio_root_password=SecretStr("minio-secret")), id="minio"),
+        pytest.param(lambda: AwsCredentials(aws_access_key_id="AKIA", aws_secret_access_key=SecretStr("aws-secret")), id="aws"),
+        pytest.param(lambda: AwsCredentials(region_name="eu-central-1"), id="aws-without-keys"),
+    ],
+)
+@pytest.mark.parametrize("nested", ["inline", "by-reference"])
+def test_a_source_comes_back_with_its_credentials(
+    prefect_server: str, make: Callable[[], Credentials], nested: str, request: pytest.FixtureRequest
+) -> None:
+    name = "source-" + re.sub(r"[^a-z0-9]+", "-", request.node.callspec.id)
+    credentials = make()
+    if nested == "by-reference":
+        credentials.save(name)
+    saved = S3Source(bucket="models", endpoint_url="https://minio:9000", credentials=credentials)
+    saved.save(name)
+    loaded = S3Source.load(name)
+    assert type(loaded.credentials) is type(credentials)
+    assert loaded.location("llama") == saved.location("llama")
+    assert loaded.secret_data() == saved.secret_data()
+    shown = api_text(prefect_server)
+    assert "minio-secret" not in shown
+    assert "aws-secret" not in shown
+
+
+def test_a_document_from_before_a_new_optional_field_still_loads(prefect_server: str) -> None:
+    assert prefect_server
+    older: list[Block] = [Cluster(in_cluster=True), S3Source(bucket="models"), ModelCache(storage_size="1Gi")]
+    for block in older:
+        block.save("older")
+        newer = type(block).__name__ + "Newer"
+        later = type(
+            newer,
+            (type(block),),
+            {
+                "__module__": __name__,
+                "_block_type_slug": type(block)._block_type_slug,
+                "__annotations__": {"added_later": str | None},
+                "added_later": Field(default=None, description="New."),
+            },
+        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            loaded: Any = later.load("older")
+        assert loaded.added_later is None
+
+
+def test_the_command_registers_all_three(prefect_server: str) -> None:
+    command = [sys.executable, "-m", "prefect", "block", "register", "-m", "blocks"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
+    assert result.returncode == 0, result.stdout + result.stderr
+    slugs = {kind["slug"] for kind in post(prefect_server, "block_types/filter")}
+    assert {"modelyard-cluster", "modelyard-s3-source", "modelyard-model-cache"} <= slugs
+
+
+def test_the_command_line_saves_helm_values(prefect_server: str, tmp_path: Path) -> None:
+    values = tmp_path / "values.yaml"
+    values.write_text("modelsCacheStorage: {enabled: true, storageSize: 300Gi}\nreplicas: 3\n")
+    command = [sys.executable, "-m", "blocks.helm_values", str(values), "--save", "from-values", "--loader-image", "loader:1"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
+    assert result.returncode == 0, result.stderr
+    assert block_data(prefect_server, "from-values")["storageSize"] == "300Gi"
+    assert ModelCache.load("from-values").spec().storage_size == 300 * 2**30
+
+
+def post(url: str, path: str) -> Any:
+    request = Request(f"{url}/{path}", data=b"{}", headers={"Content-Type": "application/json"})
+    with urlopen(request, timeout=30) as response:
+        return json.load(response)
+
+
+def api_text(url: str) -> str:
+    """Everything that the API shows of all block documents."""
+    return json.dumps(post(url, "block_documents/filter"))
+
+
+def block_data(url: str, name: str) -> dict[str, Any]:
+    found = [document["data"] for document in post(url, "block_documents/filter") if document["name"] == name]
+    assert len(found) == 1
+    data: dict[str, Any] = found[0]
+    return data
