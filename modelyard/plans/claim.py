@@ -193,9 +193,7 @@ def _differences(cache: CacheSpec, claim: ClaimFacts) -> list[str]:
     """What the settings ask for and the claim does not give; more than was asked for is no difference."""
     found = []
     if cache.storage_class_name is not None and cache.storage_class_name != claim.storage_class:
-        found.append(
-            f"has StorageClass {claim.storage_class!r}, the cache asks for {cache.storage_class_name!r}; a claim's class cannot change"
-        )
+        found.append(f"has StorageClass {claim.storage_class!r}, the cache asks for {cache.storage_class_name!r}, which cannot change")
     if claim.bytes < cache.storage_size:
         found.append(f"has {format_bytes(claim.bytes)}, the cache asks for {format_bytes(cache.storage_size)}")
     if not {cache.access_mode, AccessMode.READ_WRITE_MANY} & set(claim.access_modes):
