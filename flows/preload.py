@@ -3,15 +3,17 @@
 from datetime import timedelta
 from typing import Any
 
-from prefect import flow, task
+from prefect import Flow, flow, task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
-from prefect.client.schemas.objects import Flow, FlowRun, State
+from prefect.client.schemas.objects import FlowRun, State
 from prefect.logging import get_run_logger
-from prefect.runtime import flow_run
+from prefect.runtime import flow_run as this_run
 
 from blocks import Cluster, ModelCache, S3Source
 from flows.progress import LoadProgress
 from flows.retries import RETRIED
+from flows.settings import load_block
+from modelyard.errors import Permanent
 from modelyard.kube.client import Kube
 from modelyard.kube.run_loader import end_jobs_of_run, ensure_job, remove_job, wait_for_job
 from modelyard.models import LoadResult, LoadSpec, Value, VerifyLevel
@@ -21,9 +23,10 @@ from modelyard.plans.preload import PreloadFacts, PreloadPlan, PreloadRequest, d
 from modelyard.quantities import format_bytes, format_duration
 from modelyard.sources.s3 import S3Source as S3Files
 from modelyard.volumes.claims import ensure_claim, read_claim, wait_bound
-from modelyard.volumes.storage_classes import read_classes
+from modelyard.volumes.storage_classes import read_storage_classes
 
 LOAD_TIMEOUT = timedelta(hours=24)
+BIND_TIMEOUT = timedelta(minutes=5)
 
 
 class PreloadReport(Value):
@@ -36,15 +39,15 @@ class PreloadReport(Value):
     result: LoadResult | None = None
 
 
-def end_loader(_flow: "Flow", run: FlowRun, _state: "State[Any]") -> None:
+def end_loader(flow: "Flow[Any, Any]", flow_run: FlowRun, state: "State[Any]") -> None:  # noqa: ARG001 - Prefect calls by these names
     """Delete the Job of a cancelled run, and with it the pod and the Secret. What it fetched stays for the next run."""
-    cluster = Cluster.load(run.parameters.get("cluster", "default"))
-    cache = ModelCache.load(run.parameters.get("cache", "default"))
-    end_jobs_of_run(Kube(cluster.get_client()), cache.namespace, str(run.id))
+    cluster = load_block(Cluster, flow_run.parameters.get("cluster", "default"))
+    cache = load_block(ModelCache, flow_run.parameters.get("cache", "default"))
+    end_jobs_of_run(Kube(cluster.get_client()), cache.namespace, str(flow_run.id))
 
 
 @flow(name="preload-model", flow_run_name="preload-{model}", on_cancellation=[end_loader])
-def preload_model(  # noqa: PLR0913 - these are the fields of the form
+def preload_model(  # noqa: PLR0913, PLR0917 - these are the fields of the form
     model: str,
     path: str,
     version: str | None = None,
@@ -72,8 +75,8 @@ def preload_model(  # noqa: PLR0913 - these are the fields of the form
     Raises:
         Refused: the plan holds problems; all of them are listed, and nothing was changed.
     """
-    files, kube = S3Source.load(source), Kube(Cluster.load(cluster).get_client())
-    request = PreloadRequest(model, version, files.location(path), ModelCache.load(cache).spec(), verify)
+    files, kube = load_block(S3Source, source), Kube(load_block(Cluster, cluster).get_client())
+    request = PreloadRequest(model, version, files.location(path), load_block(ModelCache, cache).spec(), verify)
     plan = plan_preload(request, resolve(request, files, kube))
     publish_plan(plan)
     if dry_run:
@@ -89,25 +92,29 @@ def preload_model(  # noqa: PLR0913 - these are the fields of the form
 def resolve(request: PreloadRequest, source: S3Source, kube: Kube) -> PreloadFacts:
     """Read the facts once: what the source lists, the claim, the classes."""
     listing, problems = read_listing(S3Files(request.source, source.client()).list(), request.source.uri)
-    return PreloadFacts(listing, problems, read_claim(kube, request.cache), tuple(read_classes(kube)))
+    return PreloadFacts(listing, problems, read_claim(kube, request.cache.namespace, request.cache.claim), read_storage_classes(kube))
 
 
 @task(task_run_name="claim-{plan.request.cache.claim}", **RETRIED)
 def provide_claim(plan: PreloadPlan, kube: Kube) -> None:
     """Create the claim if it is missing, and wait until it is bound or only waits for its first pod."""
     cache = plan.request.cache
-    if plan.claim and (change := ensure_claim(kube, cache, plan.claim)):
-        get_run_logger().info("%s", change)
-    wait_bound(kube, cache)
+    if plan.claim:
+        get_run_logger().info("%s", ensure_claim(kube, cache, plan.claim))
+    wait_bound(kube, cache.namespace, cache.claim, BIND_TIMEOUT.total_seconds())
 
 
 @task(task_run_name="load-{plan.model}", **RETRIED)
 def load(spec: LoadSpec, plan: PreloadPlan, source: S3Source, kube: Kube) -> LoadResult:
     """Run the loader's Job beside the volume, or join the one that runs; returns when the version is there."""
     progress = LoadProgress(artifact_key(plan, "progress"), plan.model)
-    handle = ensure_job(kube, spec, plan.request.cache, source.secret_data(), str(flow_run.id))
+    handle = ensure_job(kube, spec, plan.request.cache, source.secret_data(), str(this_run.id))
     get_run_logger().info("%s %s", "joined" if handle.adopted else "started", handle.ref)
-    result = wait_for_job(kube, handle, progress, timeout=LOAD_TIMEOUT.total_seconds(), on_note=progress.note)
+    try:
+        result = wait_for_job(kube, handle, progress, LOAD_TIMEOUT.total_seconds(), on_note=progress.note)
+    except Permanent:
+        remove_job(kube, handle)  # its report is read; a Job that may be tried again is left to the next try
+        raise
     remove_job(kube, handle)
     progress.finish(summary(result))
     return result

@@ -1,6 +1,7 @@
 """Progress of a load where people look: one progress artifact and one log line every few seconds."""
 
 import time
+from typing import cast
 from uuid import UUID
 
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
@@ -18,8 +19,9 @@ class LoadProgress:
 
     def __init__(self, key: str, subject: str) -> None:
         self._subject = subject
-        self._artifact: UUID = create_progress_artifact(progress=0.0, key=key, description=f"{subject}: waiting for the loader")
-        self._last = 0.0
+        created = create_progress_artifact(progress=0.0, key=key, description=f"{subject}: waiting for the loader", _sync=True)  # type: ignore[call-arg]  # Prefect's async_dispatch adds _sync
+        self._artifact = cast("UUID", created)
+        self._last = self._share = 0.0
 
     def __call__(self, seen: Progress) -> None:
         """Show ``seen``, unless the last one was shown a moment ago and more is to come."""
@@ -37,9 +39,10 @@ class LoadProgress:
     def note(self, text: str) -> None:
         """Show why nothing moves."""
         get_run_logger().warning(text)
-        update_progress_artifact(self._artifact, description=f"{self._subject}: {text}")
+        update_progress_artifact(self._artifact, progress=self._share, description=f"{self._subject}: {text}")
 
     def _show(self, share: float, text: str) -> None:
+        self._share = share
         get_run_logger().info("%5.1f %%  %s", share, text)
         update_progress_artifact(self._artifact, progress=share, description=text)
 

@@ -88,13 +88,11 @@ def _archived(files: Sequence[SourceFile]) -> list[Problem]:
 def plan_preload(request: PreloadRequest, facts: PreloadFacts) -> PreloadPlan:
     """The plan for ``request``, given what is there. All that stands against it is in ``problems``. No side effects."""
     version = request.version or default_version(request.model, request.source, facts.listing)
-    names = [
-        Problem(what, problem, "choose another") for what, text in (("model", request.model), ("version", version)) if (problem := name_problem(text))
-    ]
-    claim, claim_problems = plan_claim(request.cache, facts.claim, facts.classes)
-    problems = (*names, *facts.problems, *claim_problems)
+    names = [Problem("model or version", problem, "choose another") for text in (request.model, version) if (problem := name_problem(text))]
+    claim = plan_claim(request.cache, facts.claim, facts.classes)
+    problems = (*names, *facts.problems, *(claim if isinstance(claim, tuple) else ()))
     spec = None if problems else _spec(request, version, facts.listing)
-    return PreloadPlan(request, facts, f"{request.model}@{version}", claim, spec, problems)
+    return PreloadPlan(request, facts, f"{request.model}@{version}", None if isinstance(claim, tuple) else claim, spec, problems)
 
 
 def _spec(request: PreloadRequest, version: str, listing: Listing) -> LoadSpec:
@@ -124,11 +122,18 @@ def describe(plan: PreloadPlan) -> str:
         ("Source", f"`{request.source.uri}`"),
         ("Files", f"{listing.files:,}, {format_bytes(listing.bytes)}"),
         ("Listing", f"`{listing.digest}`"),
-        ("Claim", f"`{cache.namespace}/{cache.claim}`: {plan.claim or 'none'}"),
-        ("Job", f"`{preload_job_name(cache.claim, plan.spec.model.name, plan.spec.model.version)}`" if plan.spec else "none"),
+        ("Claim", f"`{cache.namespace}/{cache.claim}`: {_claim(plan)}"),
+        ("Job", f"`{preload_job_name(cache.claim, *plan.model.split('@'))}`" if plan.spec else "none"),
         ("Plan", f"`{plan.digest}`"),
     ]
     head = "\n".join(f"| {name} | {text} |" for name, text in rows)
     refusals = "\n".join(f"- {problem}" for problem in plan.problems)
     verdict = f"\n\n**Refused**, nothing was changed:\n\n{refusals}" if plan.problems else ""
     return f"# Preload {plan.model}\n\n| | |\n|---|---|\n{head}{verdict}\n"
+
+
+def _claim(plan: PreloadPlan) -> str:
+    if plan.claim is None:
+        return "cannot be had"
+    notes = "; ".join(plan.claim.notes)
+    return f"{plan.claim.action}, {format_bytes(plan.claim.size)} {plan.claim.access_mode}" + (f" ({notes})" if notes else "")

@@ -1,0 +1,1 @@
+"""What runs the flows: images, manifests, and the demo."""

@@ -1,0 +1,176 @@
+"""``python -m deployments.demo up|down``: what ``make demo`` and ``make demo-down`` run."""
+
+import argparse
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import boto3
+import yaml
+from botocore.config import Config
+from botocore.exceptions import ClientError
+from kubernetes.config import new_client_from_config_dict
+
+from deployments.demo import model
+from deployments.demo.check import check_files
+from deployments.demo.own_stack import start_own
+from deployments.demo.prefect_side import POOL, PrefectSide, run_preload, save_blocks
+from deployments.demo.settings import DemoTarget, own_cluster, state_directory
+from modelyard.errors import ModelyardError
+from modelyard.kube.apply import apply
+from modelyard.kube.client import Kube
+from modelyard.quantities import format_bytes
+
+NAMESPACE = "models"
+_BEGAN = time.monotonic()
+
+
+def say(text: str) -> None:
+    """One line for the person at the terminal, with the seconds since the start."""
+    sys.stdout.write(f"[{time.monotonic() - _BEGAN:6.1f} s] {text}\n")
+    sys.stdout.flush()
+
+
+@contextmanager
+def step(text: str) -> Iterator[None]:
+    """Tell what begins, and how long it took."""
+    say(f"{text} ...")
+    began = time.monotonic()
+    yield
+    say(f"{text}: done in {time.monotonic() - began:.1f} s")
+
+
+def up() -> None:
+    """The main job, from nothing to a verified model on a claim."""
+    state = state_directory()
+    prefect = PrefectSide(state, int(os.environ.get("PREFECT_PORT", "4200")))
+    target = own_cluster(os.environ) or start_own(step)
+    kube = _kube(target)
+    with step("demo: Prefect server and UI"):
+        prefect.start_server()
+    with step("demo: upload the model to S3"):
+        files = model.obtain(state)
+        digests = model.digests(files)
+        sent = _upload(target, files, list(digests))
+        say(f"  {len(digests)} files at s3://{target.s3_bucket}/{model.PATH}/, {format_bytes(sent)} sent now")
+    with step("demo: register blocks, deploy, start a worker"):
+        _deploy(prefect, target, kube)
+    reads = _object_reads(target)
+    with prefect.settings(), step("demo: deployment preload-model"):
+        run = run_preload(prefect, {"model": model.MODEL, "path": model.PATH}, say)
+    if reads is not None:
+        say(f"  the S3 server's access log: {_object_reads(target, reads)} reads of objects in this run")
+    with step("demo: check every file on the claim by sha256sum in a pod"):
+        claim = cache_options(target)["baseName"]
+        say("  " + check_files(kube, NAMESPACE, str(claim), target.loader_image, model.PATH, digests))
+    _tell(prefect, target, str(run))
+
+
+def _upload(target: DemoTarget, files: Path, names: list[str]) -> int:
+    ca = state_directory() / "s3-ca.crt"
+    if target.ca_certificate:
+        ca.write_text(target.ca_certificate)
+    client = boto3.client(
+        "s3",
+        endpoint_url=target.s3_endpoint,
+        region_name="us-east-1",
+        aws_access_key_id=target.s3_keys.access_key,
+        aws_secret_access_key=target.s3_keys.secret_key,
+        verify=str(ca) if target.ca_certificate else None,
+        config=Config(s3={"addressing_style": "path"}),
+    )
+    if target.access_log:  # the store is ours: so is the bucket
+        try:
+            client.create_bucket(Bucket=target.s3_bucket)
+        except ClientError as error:
+            if error.response["Error"]["Code"] not in {"BucketAlreadyOwnedByYou", "BucketAlreadyExists"}:
+                raise
+        client.put_bucket_versioning(Bucket=target.s3_bucket, VersioningConfiguration={"Status": "Enabled"})
+    return model.upload(client, target.s3_bucket, files, names)
+
+
+def _deploy(prefect: PrefectSide, target: DemoTarget, kube: Kube) -> None:
+    labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+    apply(kube, {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE, "labels": labels}})
+    prefect.command("block", "register", "-m", "blocks")
+    with prefect.settings():
+        save_blocks(target, cache_options(target))
+    prefect.command("work-pool", "create", POOL, "--type", "process", "--overwrite")
+    prefect.command("deploy", "--all")
+    prefect.start_worker()
+
+
+def cache_options(target: DemoTarget) -> dict[str, object]:
+    """The demo's Model Cache block, in the words of the Helm values."""
+    return {
+        "enabled": True,
+        "namespace": NAMESPACE,
+        "baseName": "demo-models-cache",
+        "storageSize": "2Gi",
+        "storageClassName": target.storage_class,
+        "headroom": "100Mi",
+        "loaderImage": target.loader_image,
+    }
+
+
+def _kube(target: DemoTarget) -> Kube:
+    return Kube(new_client_from_config_dict(yaml.safe_load(target.kubeconfig.read_text()), context=target.context))
+
+
+def _object_reads(target: DemoTarget, before: int = 0) -> int | None:
+    """How many object reads the access log of our S3 server holds, less ``before``; None where the store is not ours."""
+    if target.access_log is None:
+        return None
+    with target.access_log.open(errors="replace") as lines:
+        return sum("s3_GetObject" in line for line in lines) - before
+
+
+def _tell(prefect: PrefectSide, target: DemoTarget, run: str) -> None:
+    say("demo: the model lies on the claim, every byte checked. Look at:")
+    for text in (
+        f"the run, its tasks and log   {prefect.url}/runs/flow-run/{run}",
+        f"the model's history          {prefect.url}/artifacts/key/preload-{model.MODEL}",
+        f"the form to start another    {prefect.url}/deployments",
+        f"the claim                    kubectl --kubeconfig {target.kubeconfig} -n {NAMESPACE} get pvc,jobs",
+        "again (reads no object)      make demo",
+        "stop all of it               make demo-down",
+    ):
+        say(f"  {text}")
+
+
+def down(*, purge: bool) -> None:
+    """End what the demo started; ``purge`` forgets its data too."""
+    from devcluster import down as devcluster_down  # noqa: PLC0415 - not needed with an own cluster
+
+    state = state_directory()
+    PrefectSide(state, int(os.environ.get("PREFECT_PORT", "4200"))).stop()
+    devcluster_down("demo", purge=purge)
+    if purge:
+        shutil.rmtree(state)
+    say("demo: stopped" + (", its data removed" if purge else "; `make demo` goes on with its data, `make demo-down PURGE=1` forgets it"))
+
+
+def main() -> int:
+    """Run one command; errors that are meant for people are told without a traceback."""
+    parser = argparse.ArgumentParser(prog="deployments.demo")
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("up")
+    commands.add_parser("down").add_argument("--purge", action="store_true")
+    arguments = parser.parse_args()
+    try:
+        if arguments.command == "up":
+            up()
+        else:
+            down(purge=arguments.purge)
+    except ModelyardError as error:
+        sys.stderr.write(f"demo: {error}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
