@@ -110,7 +110,7 @@ def _invalid(error: ValidationError) -> list[Problem]:
     for found in error.errors(include_url=False):
         subject = ".".join(str(part) for part in found["loc"]) or SECTION
         what, _, next_step = found["msg"].removeprefix("Value error, ").partition("; ")
-        problems.append(Problem(subject, what, next_step or f"set {subject}"))
+        problems.append(Problem(subject, what, next_step or f"correct {subject}"))
     return problems
 
 

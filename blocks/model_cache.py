@@ -141,7 +141,7 @@ class ModelCache(Block):
     @model_validator(mode="after")
     def _fits(self) -> Self:
         if problem := claim_problem(self.base_name, self.pvc_name_suffix):
-            raise ValueError(f"baseName and pvcNameSuffix make the claim's name: {problem}")
+            raise ValueError(f"baseName and pvcNameSuffix make the claim's name, and {problem}; respell or shorten them")
         if (limit := parse_bytes(self.loader_memory_limit)) < (request := parse_bytes(self.loader_memory_request)):
             raise ValueError(f"loaderMemoryLimit ({limit} bytes) is below loaderMemoryRequest ({request} bytes); raise the limit")
         return self

@@ -14,7 +14,8 @@ LEAVES = [*Temporary.__subclasses__(), *Permanent.__subclasses__()]
 
 def drawn_tree() -> dict[str, str]:
     """Each class of the docstring's drawing with its parent, read from the depth of its branch."""
-    path, tree = [], {}
+    path: list[str] = []
+    tree: dict[str, str] = {}
     for line in inspect.cleandoc(errors.__doc__ or "").splitlines():
         if not (match := re.match(r"    (?P<branch>[│├└─ ]*)(?P<name>\w+)(\s{2,}|$)", line)):
             continue

@@ -1,23 +1,27 @@
-"""Services that tests need, started once a session. Here: a real Prefect server on a database of its own.
+"""Services that tests need, started once a session: a real Prefect server, and a TLS server that tells who asked for what.
 
 Half of a server's first start is the migration of its database, so a migrated one is kept in pytest's cache directory, by
 Prefect's version, and each session works on a copy. It is ``prefect server start``, with all its services, and not Prefect's
 ephemeral server: that one evaluates no automations, and starts no faster.
 """
 
+import json
 import os
 import shutil
 import socket
+import ssl
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.metadata import version
 from pathlib import Path
-from urllib.error import URLError
-from urllib.request import urlopen
+from typing import ClassVar
 
+import httpx
 import pytest
 
 # Before anything imports Prefect: it reads these while it is imported.
@@ -25,6 +29,7 @@ os.environ["DO_NOT_TRACK"] = "1"
 os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] = "false"
 
 STARTUP_SECONDS = 180
+VERSION = ("major", "minor", "gitVersion", "gitCommit", "gitTreeState", "buildDate", "goVersion", "compiler", "platform")
 
 
 @pytest.fixture(scope="session")
@@ -87,10 +92,11 @@ def _wait_until_healthy(url: str, server: "subprocess.Popen[bytes]", log: Path) 
     deadline = time.monotonic() + STARTUP_SECONDS
     while time.monotonic() < deadline and server.poll() is None:
         try:
-            with urlopen(url, timeout=5):
+            if httpx.get(url, timeout=5).is_success:
                 return
-        except (URLError, OSError):
-            time.sleep(0.1)
+        except httpx.TransportError:
+            pass
+        time.sleep(0.1)
     pytest.fail(f"the Prefect server did not answer at {url} (exit code {server.poll()}):\n{log.read_text()[-3000:]}")
 
 
@@ -112,3 +118,48 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+class Echo(BaseHTTPRequestHandler):
+    """Answers as an API server's /version and as an empty bucket, and remembers who asked for what."""
+
+    seen: ClassVar[list[tuple[str, str]]]
+
+    def do_GET(self) -> None:
+        self.seen.append((self.path, self.headers.get("Authorization", "")))
+        is_version = self.path.startswith("/version")
+        body = json.dumps(dict.fromkeys(VERSION, "1")) if is_version else "<ListBucketResult><KeyCount>0</KeyCount></ListBucketResult>"
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json" if is_version else "application/xml")
+        self.end_headers()
+        self.wfile.write(body.encode())
+
+    def log_message(self, *_: object) -> None:
+        """Nothing on stderr."""
+
+
+@pytest.fixture(scope="session")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A certificate of its own for 127.0.0.1, and its key."""
+    home = tmp_path_factory.mktemp("tls")
+    certificate, key = home / "tls.crt", home / "tls.key"
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=127.0.0.1"]
+    names = ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate)]
+    subprocess.run([*command, *names], check=True, capture_output=True)
+    return certificate, key
+
+
+@pytest.fixture
+def echo_server(authority: tuple[Path, Path]) -> Iterator[tuple[str, list[tuple[str, str]]]]:
+    """A TLS server's URL and what it saw."""
+    seen: list[tuple[str, str]] = []
+    handler = type("Handler", (Echo,), {"seen": seen})
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*authority)
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as http:
+        http.socket = context.wrap_socket(http.socket, server_side=True)
+        thread = threading.Thread(target=http.serve_forever)
+        thread.start()
+        yield f"https://127.0.0.1:{http.server_address[1]}", seen
+        http.shutdown()
+        thread.join()

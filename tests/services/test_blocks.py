@@ -8,15 +8,16 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from urllib.request import Request, urlopen
 
+import httpx
 import pytest
 from prefect.blocks.core import Block
-from prefect.testing.standard_test_suites import BlockStandardTestSuite
+from prefect.testing.standard_test_suites.blocks import BlockStandardTestSuite
 from prefect_aws import AwsCredentials, MinIOCredentials
 from pydantic import Field, SecretStr
 
-from blocks import Cluster, ModelCache, S3Source
+from blocks import Cluster, ModelCache, S3Source, load_block
+from modelyard.errors import Refused
 
 Credentials = AwsCredentials | MinIOCredentials
 ROOT = Path(__file__).parents[2]
@@ -32,7 +33,7 @@ class TestStandards(BlockStandardTestSuite):
     """Prefect's own suite."""
 
     @pytest.fixture
-    def block(self, request: pytest.FixtureRequest) -> type[Block]:  # type: ignore[override]
+    def block(self, request: pytest.FixtureRequest) -> type[Block]:
         kind: type[Block] = request.param
         return kind
 
@@ -40,7 +41,7 @@ class TestStandards(BlockStandardTestSuite):
 def test_a_cluster_comes_back_as_saved(prefect_server: str) -> None:
     saved = Cluster(kubeconfig=SecretStr(KUBECONFIG), context="only")
     saved.save("away")
-    loaded = Cluster.load("away")
+    loaded = load_block(Cluster, "away")
     assert loaded == saved
     assert loaded.get_client().configuration.host == "https://10.0.0.1:6443"
     assert "kubeconfig-token" not in api_text(prefect_server)
@@ -50,18 +51,18 @@ def test_a_cache_comes_back_as_saved_under_the_names_of_the_helm_values(prefect_
     saved = ModelCache(storage_size="300Gi", storage_class_name="nfs-client", loader_image="loader:1", node_selector={"disk": "ssd"})
     saved.save("models")
     assert block_data(prefect_server, "models")["storageClassName"] == "nfs-client"
-    loaded = ModelCache.load("models")
+    loaded = load_block(ModelCache, "models")
     assert loaded == saved
     assert loaded.spec().name == "models", "the block's own name is the cache's"
-    assert ModelCache.load("models").model_copy(update={"cache_name": "other"}).spec().name == "other"
+    assert load_block(ModelCache, "models").model_copy(update={"cache_name": "other"}).spec().name == "other"
 
 
 def test_a_changed_cache_replaces_the_saved_one(prefect_server: str) -> None:
     ModelCache(storage_size="300Gi", loader_image="loader:1").save("changing")
-    loaded = ModelCache.load("changing")
+    loaded = load_block(ModelCache, "changing")
     loaded.pvc_name_suffix = "v2"
     loaded.save(overwrite=True)
-    assert ModelCache.load("changing").spec().claim == "modelyard-models-cache-v2"
+    assert load_block(ModelCache, "changing").spec().claim == "modelyard-models-cache-v2"
     assert "pvc_name_suffix" not in block_data(prefect_server, "changing"), "one name for each setting"
 
 
@@ -83,7 +84,7 @@ def test_a_source_comes_back_with_its_credentials(
         credentials.save(name)
     saved = S3Source(bucket="models", endpoint_url="https://minio:9000", credentials=credentials)
     saved.save(name)
-    loaded = S3Source.load(name)
+    loaded = load_block(S3Source, name)
     assert type(loaded.credentials) is type(credentials)
     assert loaded.location("llama") == saved.location("llama")
     assert loaded.secret_data() == saved.secret_data()
@@ -97,9 +98,8 @@ def test_a_document_from_before_a_new_optional_field_still_loads(prefect_server:
     older: list[Block] = [Cluster(in_cluster=True), S3Source(bucket="models"), ModelCache(storage_size="1Gi")]
     for block in older:
         block.save("older")
-        newer = type(block).__name__ + "Newer"
         later = type(
-            newer,
+            type(block).__name__ + "Later",
             (type(block),),
             {
                 "__module__": __name__,
@@ -110,8 +110,14 @@ def test_a_document_from_before_a_new_optional_field_still_loads(prefect_server:
         )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            loaded: Any = later.load("older")
+            loaded: Any = load_block(later, "older")
         assert loaded.added_later is None
+
+
+def test_a_block_that_is_not_there_says_how_to_make_it(prefect_server: str) -> None:
+    assert prefect_server
+    with pytest.raises(Refused, match=r"there is no block modelyard-model-cache/absent; create it in the Prefect UI"):
+        load_block(ModelCache, "absent")
 
 
 def test_the_command_registers_all_three(prefect_server: str) -> None:
@@ -129,13 +135,11 @@ def test_the_command_line_saves_helm_values(prefect_server: str, tmp_path: Path)
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
     assert result.returncode == 0, result.stderr
     assert block_data(prefect_server, "from-values")["storageSize"] == "300Gi"
-    assert ModelCache.load("from-values").spec().storage_size == 300 * 2**30
+    assert load_block(ModelCache, "from-values").spec().storage_size == 300 * 2**30
 
 
 def post(url: str, path: str) -> Any:
-    request = Request(f"{url}/{path}", data=b"{}", headers={"Content-Type": "application/json"})
-    with urlopen(request, timeout=30) as response:
-        return json.load(response)
+    return httpx.post(f"{url}/{path}", json={}, timeout=30).raise_for_status().json()
 
 
 def api_text(url: str) -> str:
