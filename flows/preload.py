@@ -9,10 +9,9 @@ from prefect.client.schemas.objects import FlowRun, State
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run as this_run
 
-from blocks import Cluster, ModelCache, S3Source
+from blocks import Cluster, ModelCache, S3Source, load_block
 from flows.progress import LoadProgress
 from flows.retries import RETRIED
-from flows.settings import load_block
 from modelyard.errors import Permanent
 from modelyard.kube.client import Kube
 from modelyard.kube.run_loader import end_jobs_of_run, ensure_job, remove_job, wait_for_job
