@@ -1,0 +1,98 @@
+"""The preload's plan, by table: versions, refusals, and that a plan's digest tells plans apart."""
+
+import pytest
+
+from modelyard.caches import AccessMode, CacheSpec
+from modelyard.errors import Refused
+from modelyard.models import Listing, LoadSpec, ModelRef, S3Location, SourceFile, summarise
+from modelyard.plans.claim import StorageClassFacts
+from modelyard.plans.preload import PreloadFacts, PreloadRequest, default_version, describe, plan_preload, read_listing
+
+NFS = StorageClassFacts(name="nfs-client", provisioner="cluster.local/nfs-subdir-external-provisioner")
+CACHE = CacheSpec(
+    name="models",
+    namespace="ml",
+    storage_size=2**30,
+    storage_class_name="nfs-client",
+    loader_image="loader:1",
+    access_mode=AccessMode.READ_WRITE_MANY,
+)
+SOURCE = S3Location(bucket="models", prefix="llama/v1")
+FILES = (SourceFile("config.json", 7, etag='"a"'), SourceFile("model.safetensors", 2**20, version_id="1"))
+
+
+def facts(*files: SourceFile, classes: tuple[StorageClassFacts, ...] = (NFS,)) -> PreloadFacts:
+    listing, problems = read_listing(files or FILES, SOURCE.uri)
+    return PreloadFacts(listing, problems, None, classes)
+
+
+def request(version: str | None = None, model: str = "llama", source: S3Location = SOURCE) -> PreloadRequest:
+    return PreloadRequest(model, version, source, CACHE)
+
+
+def test_the_loader_is_told_what_the_plan_saw() -> None:
+    plan = plan_preload(request(), facts())
+    assert plan.approved() == LoadSpec(model=ModelRef(name="llama", version="v1"), source=SOURCE, listing=summarise(FILES))
+
+
+@pytest.mark.parametrize(
+    ("prefix", "version"),
+    [
+        pytest.param("llama/v1", "v1", id="the last directory"),
+        pytest.param("team/llama/v1/", "v1", id="with a slash at the end"),
+        pytest.param("llama", "0123456789ab", id="the last directory is the model's own name"),
+        pytest.param("", "0123456789ab", id="the whole bucket"),
+        pytest.param("llama/ünstable", "0123456789ab", id="the last directory is no name"),
+    ],
+)
+def test_default_version(prefix: str, version: str) -> None:
+    listing = Listing(digest="sha256:0123456789abcdef", files=1, bytes=1)
+    assert default_version("llama", S3Location(bucket="models", prefix=prefix), listing) == version
+
+
+@pytest.mark.parametrize(
+    ("asked", "seen", "words"),
+    [
+        pytest.param(request(model="../x"), facts(), ["'../x'", "directory on the volume"], id="a hostile model name"),
+        pytest.param(request(version="a/b"), facts(), ["'a/b'"], id="a hostile version"),
+        pytest.param(request(), facts(SourceFile("a", 1), SourceFile("a/b", 1)), ["a/b", "directory"], id="file and directory at once"),
+        pytest.param(
+            request(), facts(SourceFile("w.bin", 1, storage_class="GLACIER")), ["w.bin", "restore-object"], id="an archived object"
+        ),
+        pytest.param(request(), facts(classes=()), ["nfs-client"], id="no such StorageClass"),
+    ],
+)
+def test_refusals_name_what_is_wrong(asked: PreloadRequest, seen: PreloadFacts, words: list[str]) -> None:
+    plan = plan_preload(asked, seen)
+    with pytest.raises(Refused) as refusal:
+        plan.approved()
+    assert all(word in str(refusal.value) for word in words)
+    assert "Refused" in describe(plan)
+
+
+def test_an_empty_prefix_is_refused() -> None:
+    listing, problems = read_listing((), SOURCE.uri)
+    plan = plan_preload(request(), PreloadFacts(listing, problems, None, (NFS,)))
+    assert [problem.subject for problem in plan.problems] == ["s3://models/llama/v1/"]
+
+
+def test_all_problems_are_told_at_once() -> None:
+    plan = plan_preload(request(model="-", version="/"), facts(SourceFile("../x", 1), classes=()))
+    assert len(plan.problems) == 4
+
+
+def test_the_digest_tells_plans_apart() -> None:
+    same, other = plan_preload(request(), facts()), plan_preload(request(), facts(*FILES[:1]))
+    assert plan_preload(request(), facts()).digest == same.digest
+    assert same.digest != other.digest
+
+
+def test_the_listing_digest_sees_every_change() -> None:
+    file = SourceFile("w.bin", 1, etag='"a"', version_id="1")
+    others = [
+        SourceFile("v.bin", 1, etag='"a"', version_id="1"),
+        SourceFile("w.bin", 2, etag='"a"', version_id="1"),
+        SourceFile("w.bin", 1, etag='"a"', version_id="2"),
+    ]
+    digests = {summarise([each]).digest for each in (file, *others)}
+    assert len(digests) == 4
