@@ -1,6 +1,7 @@
 """Prefect blocks: credentials and settings, and the clients made from them. A block knows no procedure.
 
-Register their types with the server, from the repository's root: ``python -m prefect block register -m blocks``.
+Register their types with the server, from the repository's root: ``prefect block register -f blocks/__init__.py``, or
+``python -m prefect block register -m blocks``: without ``python -m`` the root is not on the path, and ``-m`` finds no module.
 """
 
 from blocks.cluster import Cluster

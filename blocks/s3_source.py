@@ -62,7 +62,10 @@ class S3Source(Block):
     credentials: MinIOCredentials | AwsCredentials | None = Field(
         default=None,
         repr=False,  # an AwsCredentials prints its session token
-        description="Keys, profile or role; empty: whatever the pod has (EKS Pod Identity, IRSA, instance role).",
+        description=(
+            "Keys, profile or role; empty: whatever the pod has (EKS Pod Identity, IRSA, instance role)."
+            " Prefer a role to a session token, which the AWS block stores in clear."
+        ),
     )
 
     @field_validator("bucket")
