@@ -167,12 +167,12 @@ def source_error(error: Exception, subject: str) -> ModelyardError:
 def http_error(code: str, status: int, message: str, subject: str) -> ModelyardError:
     """What a server's refusal means: by its error code first, then by the HTTP status."""
     said = f"{subject}: {code or status} {message}".strip()
+    if code == "InvalidObjectState":
+        return SourceMissing(f"{said}; the object is archived: restore it first (`aws s3api restore-object`)")
     if code in _DENIED or status in {401, 403}:
         return SourceDenied(f"{said}; check the credentials, and that they may list and read this prefix")
     if code in _MISSING or status == 404:  # noqa: PLR2004 - HTTP
         return SourceMissing(f"{said}; check the bucket, the prefix and the endpoint")
-    if code == "InvalidObjectState":
-        return SourceMissing(f"{said}; the object is archived: restore it first (`aws s3api restore-object`)")
     if status >= _SERVER_ERROR or code in {"SlowDown", "RequestTimeout", "Throttling"} or status == 429:  # noqa: PLR2004 - HTTP
         return SourceUnavailable(said)
     return SourceMissing(f"{said}; the server does not take this request: check the endpoint, the region and the bucket's name")

@@ -6,6 +6,7 @@ before every object that it validates. Validation is ours in both cases (``Sink.
 """
 
 import os
+import re
 import threading
 from collections.abc import Sequence
 from typing import Any
@@ -132,7 +133,7 @@ class S3Transfer:
         if isinstance(error, S3ResponseError) and status_code:
             if status_code in _CHANGED_STATUS:
                 return changed(self._subject)
-            return http_error("", status_code, _text(body), self._subject)
+            return http_error(_element("Code", body), status_code, _element("Message", body), self._subject)
         reason = f"{error.name}: {error.message}" if isinstance(error, AwsCrtError) else str(error)
         return SourceUnavailable(f"{self._subject}: {reason}")
 
@@ -163,5 +164,7 @@ def _credentials(location: S3Location) -> AwsCredentialsProvider:
     return AwsCredentialsProvider.new_delegate(current)
 
 
-def _text(body: bytes | None) -> str:
-    return (body or b"").decode(errors="replace")[:300]
+def _element(name: str, body: bytes | None) -> str:
+    """The text of an element of S3's error document; empty if the body is none."""
+    found = re.search(rf"<{name}>([^<]{{1,300}})</{name}>", (body or b"").decode(errors="replace"))
+    return found[1] if found else ""
