@@ -7,13 +7,16 @@ The result, or the error as data, goes to the pod's termination message; progres
 import argparse
 import json
 import os
+import signal
 import sys
 from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import Any, NoReturn
 
-from modelyard.errors import LoaderFailed, ModelyardError
+from modelyard.errors import LoaderFailed, LoaderInterrupted, ModelyardError
 from modelyard.loader.preload import preload
 from modelyard.loader.progress import say
+from modelyard.loader.tuning import Tuning
 from modelyard.models import LoadSpec
 from modelyard.sources.s3 import S3Source, s3_client
 
@@ -25,10 +28,11 @@ def main(argv: list[str] | None = None) -> int:
     """Run one load and report its end."""
     arguments = _parse(argv)
     os.umask(0o002)  # a cache is shared by its group
+    signal.signal(signal.SIGTERM, _interrupted)  # process 1 of a container has no default action for it
     try:
         spec = LoadSpec.model_validate_json(arguments.spec)
         source = S3Source(spec.source, s3_client(spec.source))
-        result = preload(spec, arguments.root, source)
+        result = preload(spec, arguments.root, source, Tuning.from_environment(os.environ))
     except ModelyardError as error:
         _report("error", error.to_data(), arguments.termination_log)
         return EXIT_TEMPORARY if error.retryable else EXIT_PERMANENT
@@ -37,6 +41,11 @@ def main(argv: list[str] | None = None) -> int:
         raise
     _report("result", result.model_dump(), arguments.termination_log)
     return 0
+
+
+def _interrupted(_signal: int, _frame: FrameType | None) -> NoReturn:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough: the end must not be interrupted as well
+    raise LoaderInterrupted("the loader was told to stop (SIGTERM: an eviction, a drained node, a deleted Job); the next run goes on")
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:

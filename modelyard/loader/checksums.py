@@ -3,6 +3,7 @@
 import base64
 import hashlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Protocol
 
 from awscrt import checksums
@@ -84,3 +85,12 @@ class FileHashes:
         if actual == self._expected.value:
             return None
         return f"{self._expected.algorithm} is {actual}, the source says {self._expected.value}"
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file on the volume, in hex."""
+    digest = hashlib.sha256()
+    with path.open("rb", buffering=0) as file:
+        while chunk := file.read(READ_SIZE):
+            digest.update(chunk)
+    return digest.hexdigest()

@@ -9,35 +9,30 @@ import random
 import time
 from collections import deque
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from modelyard.errors import ContentMismatch, ModelyardError, SourceUnavailable
 from modelyard.loader.journal import Journal
 from modelyard.loader.killpoints import kill_point
-from modelyard.loader.layout import make_directories, refuse_link, sync_file_system, volume_error
+from modelyard.loader.layout import make_directories, sync_file_system, volume_error
 from modelyard.loader.progress import ProgressLog
 from modelyard.loader.staged_file import StagedFile
+from modelyard.loader.tuning import Tuning
 from modelyard.models import FileRecord, SourceFile
 from modelyard.sources.base import Source, Transfer
 
-#: Transfers at a time, and how many of them may be of large files: those hold buffers of the engine (benchmarks/).
-MAX_TRANSFERS = 24
-MAX_LARGE = 3
-LARGE = 64 * 1024 * 1024
-MAX_ATTEMPTS = 6
-#: A transfer that brings no byte for so long is broken off and tried again.
-STALL_SECONDS = 60.0
-#: Files are made durable and journalled in groups: when so many bytes are waiting, or so many seconds have passed.
-SYNC_BYTES = 512 * 1024 * 1024
-SYNC_SECONDS = 20.0
 _TICK_SECONDS = 0.25
+_LONGEST_RETRY_SECONDS = 20.0
+_STOP_SECONDS = 10.0
 
 
 @dataclass(slots=True)
 class _Running:
     staged: StagedFile
     attempt: int = 1
+    begun_at: int = 0
     transfer: Transfer | None = None
     not_before: float = 0.0
     stalled: bool = False
@@ -57,6 +52,7 @@ class Fetch:
     files_root: Path
     journal: Journal
     progress: ProgressLog
+    tuning: Tuning
     done_bytes: int = 0
     done_files: int = 0
     fetched_bytes: int = 0
@@ -82,10 +78,11 @@ class Fetch:
                 self._take_ended()
                 self._tick()
             self._make_durable()
-        except OSError as error:
-            raise volume_error(error, self.files_root) from error
-        finally:
+        except BaseException as error:
             self._stop()
+            if isinstance(error, OSError):
+                raise volume_error(error, self.files_root) from error
+            raise
 
     # Starting -------------------------------------------------------------------------------------------------------
 
@@ -98,39 +95,36 @@ class Fetch:
 
     def _next(self, todo: deque[SourceFile]) -> SourceFile | None:
         """The largest file left if another large one may run, else the smallest; None if no more may run now."""
-        if len(self._by_id) + len(self._waiting) >= MAX_TRANSFERS:
+        if len(self._by_id) + len(self._waiting) >= self.tuning.transfers:
             return None
-        if todo[0].size <= LARGE or self._large() < MAX_LARGE:
+        large = self.tuning.large_bytes
+        if todo[0].size <= large or self._large() < self.tuning.large_transfers:
             return todo.popleft()
-        return todo.pop() if todo[-1].size <= LARGE else None
+        return todo.pop() if todo[-1].size <= large else None
 
     def _large(self) -> int:
-        return sum(running.staged.file.size > LARGE for running in (*self._by_id.values(), *self._waiting))
+        return sum(running.staged.file.size > self.tuning.large_bytes for running in (*self._by_id.values(), *self._waiting))
 
     def _open(self, file: SourceFile) -> StagedFile:
         path = self.files_root / file.path
         self._make_parents(path.parent)
         mark = self.journal.checkpoint(file)
-        staged = StagedFile(file, path, keep=mark is not None)
-        if not mark or not staged.resume(mark, self.source.stat(file)):
+        expected = self.source.stat(file) if mark else None
+        staged = StagedFile(file, path, keep=mark is not None, checkpoint_every=self.tuning.checkpoint_bytes)
+        if not mark or not staged.resume(mark, expected):
             staged.restart()
         return staged
 
     def _make_parents(self, directory: Path) -> None:
-        """Make and check a directory and all above it, once each."""
-        if directory in self._directories:
-            return
-        if directory != self.files_root:
-            self._make_parents(directory.parent)
-        refuse_link(directory)
-        make_directories(directory)
-        self._directories.add(directory)
+        if directory not in self._directories:
+            make_directories(directory, self.files_root)
+            self._directories.add(directory)
 
     def _start(self, running: _Running) -> None:
         staged = running.staged
         self._by_id[id(running)] = running
-        staged.last_progress = time.monotonic()
-        if not staged.file.size:  # nothing to ask for, and a range of nothing is an error to some servers
+        staged.last_progress, running.begun_at = time.monotonic(), staged.position
+        if staged.position == staged.file.size:  # nothing left to ask for, and a range of nothing is an error to servers
             self._ended.put(_Ended(running, None))
             return
         running.transfer = self.source.fetch(staged.file, staged, staged.position, lambda error: self._ended.put(_Ended(running, error)))
@@ -158,7 +152,7 @@ class Fetch:
                 self._keep(ended.running.staged, record)
                 return
         if ended.running.stalled:
-            error = SourceUnavailable(f"{ended.running.staged.file.path}: no byte came for {STALL_SECONDS:.0f} s")
+            error = SourceUnavailable(f"{ended.running.staged.file.path}: no byte came for {self.tuning.stall_seconds:.0f} s")
         self._retry(ended.running, error)
 
     def _keep(self, staged: StagedFile, record: FileRecord) -> None:
@@ -169,19 +163,21 @@ class Fetch:
         self._undurable_bytes += record.size
         self.fetched_bytes += record.size - staged.kept
         self.resumed_bytes += staged.kept
-        if self._undurable_bytes >= SYNC_BYTES:
+        if self._undurable_bytes >= self.tuning.sync_bytes:
             self._make_durable()
 
     def _retry(self, running: _Running, error: ModelyardError) -> None:
         staged = running.staged
-        if not error.retryable or running.attempt >= MAX_ATTEMPTS:
-            staged.close()
-            raise error
+        if staged.position > running.begun_at and not isinstance(error, ContentMismatch):
+            running.attempt = 0  # it got further: a large file may outlive many connections
+        running.attempt, running.transfer, running.stalled = running.attempt + 1, None, False
+        self._waiting.append(running)
         if isinstance(error, ContentMismatch):
             staged.restart()
-        running.attempt, running.transfer, running.stalled = running.attempt + 1, None, False
-        running.not_before = time.monotonic() + min(20.0, 0.5 * 2**running.attempt) * random.uniform(0.5, 1.0)  # noqa: S311 - jitter
-        self._waiting.append(running)
+        if not error.retryable or running.attempt > self.tuning.attempts:
+            raise error
+        delay = min(_LONGEST_RETRY_SECONDS, self.tuning.retry_seconds * 2 ** (running.attempt - 2))
+        running.not_before = time.monotonic() + delay * random.uniform(0.5, 1.0)  # noqa: S311 - jitter
 
     # While running --------------------------------------------------------------------------------------------------
 
@@ -190,10 +186,10 @@ class Fetch:
         for running in self._by_id.values():
             if mark := running.staged.take_checkpoint():
                 self.journal.add_checkpoint(running.staged.file, mark)
-            if now - running.staged.last_progress > STALL_SECONDS and running.transfer:
+            if now - running.staged.last_progress > self.tuning.stall_seconds and running.transfer:
                 running.staged.last_progress, running.stalled = now, True
                 running.transfer.cancel()
-        if self._undurable and now - self._last_sync > SYNC_SECONDS:
+        if self._undurable and now - self._last_sync > self.tuning.sync_seconds:
             self._make_durable()
         under_way = sum(running.staged.position for running in (*self._by_id.values(), *self._waiting))
         self.progress.update(self.done_bytes + under_way, self.done_files)
@@ -206,15 +202,15 @@ class Fetch:
         self._last_sync = time.monotonic()
 
     def _stop(self) -> None:
-        """Break off what still runs and wait for it, so that no thread writes after this returns."""
+        """Break off what still runs, wait until no thread writes any more, and keep what arrived for the next life."""
         for running in self._by_id.values():
             if running.transfer:
                 running.transfer.cancel()
-        deadline = time.monotonic() + 10
-        while self._by_id and time.monotonic() < deadline:
-            try:
-                ended = self._ended.get(timeout=1)
-            except queue.Empty:
-                continue
-            del self._by_id[id(ended.running)]
-            ended.running.staged.close()
+        deadline = time.monotonic() + _STOP_SECONDS
+        while any(running.transfer for running in self._by_id.values()) and time.monotonic() < deadline:
+            with suppress(queue.Empty):
+                self._waiting.append(self._by_id.pop(id(self._ended.get(timeout=1).running)))
+        for running in self._waiting:
+            running.staged.abandon()
+        with suppress(OSError):  # a full volume, above all: then the next life fetches these again
+            self._make_durable()

@@ -1,16 +1,17 @@
 """What of the staged files is known to be durable: the loader's memory across its own death.
 
 One JSON object a line. Nothing is written here before the bytes it speaks of are on the volume, so a line can be believed
-after any crash; a torn last line is ignored. Two kinds of line: a finished file (its record), and a checkpoint inside a
-large one (offset, and the SHA-256 of everything before it).
+after any crash; a torn last line is cut off, or the next one would be glued to it. Kinds of line: a finished file (its record), a
+finished file that the volume no longer has, and a checkpoint inside a large one (offset, and the SHA-256 of all before it).
 """
 
 import json
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from modelyard.loader.layout import read_lines
+from modelyard.loader.layout import refuse_links
 from modelyard.models import FileRecord, SourceFile
 
 
@@ -32,19 +33,34 @@ class Journal:
 
     @classmethod
     def open(cls, path: Path) -> "Journal":
-        """The journal at ``path`` as it was left; a missing one is empty."""
+        """The journal at ``path`` as it was left; a missing one is empty, and one that cannot be read on ends there."""
         journal = cls(path)
-        for line in read_lines(path):
-            journal._take(line)
+        refuse_links(path, path.parent)
+        with suppress(FileNotFoundError), path.open("r+b") as lines:
+            whole = 0
+            for line in lines:
+                if not line.endswith(b"\n") or not journal._take(line):
+                    break
+                whole += len(line)
+            lines.truncate(whole)
         return journal
 
-    def _take(self, line: dict[str, Any]) -> None:
-        if "file" in line:
-            record = FileRecord.model_validate(line["file"])
-            self.done[record.path] = record
-        elif "checkpoint" in line:
-            mark = line["checkpoint"]
-            self.checkpoints[mark["path"], mark["identity"]] = Checkpoint(mark["offset"], mark["sha256"])
+    def _take(self, line: bytes) -> bool:
+        """Remember what a line says; False if it says nothing that this release understands."""
+        try:
+            match json.loads(line):
+                case {"file": told}:
+                    record = FileRecord.model_validate(told)
+                    self.done[record.path] = record
+                case {"lost": str(path)}:
+                    self.done.pop(path, None)
+                case {"checkpoint": {"path": str(path), "identity": identity, "offset": int(offset), "sha256": str(sha256)}}:
+                    self.checkpoints[path, identity] = Checkpoint(offset, sha256)
+                case _:
+                    return False
+        except ValueError:
+            return False
+        return True
 
     def record(self, file: SourceFile) -> FileRecord | None:
         """The finished record of exactly these bytes, if there is one."""
@@ -65,10 +81,18 @@ class Journal:
         self._append([{"checkpoint": {"path": file.path, "identity": _identity(file), "offset": mark.offset, "sha256": mark.sha256}}])
 
     def keep(self, paths: set[str]) -> None:
-        """Forget finished files that are not among ``paths``: the volume does not have them."""
-        self.done = {path: record for path, record in self.done.items() if path in paths}
+        """Forget finished files that are not among ``paths``: the volume does not have them.
+
+        The journal must forget them too: a later life would believe it, and take half a file of the right size for a whole.
+        """
+        lost = self.done.keys() - paths
+        self._append([{"lost": path} for path in sorted(lost)])
+        for path in lost:
+            del self.done[path]
 
     def _append(self, lines: list[dict[str, Any]]) -> None:
+        if not lines:
+            return
         with self.path.open("a", encoding="utf-8") as file:
             file.writelines(json.dumps(line) + "\n" for line in lines)
             file.flush()

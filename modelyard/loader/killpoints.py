@@ -5,7 +5,7 @@ import signal
 
 _VARIABLE = "MODELYARD_KILL_AT"
 #: In the order in which a load passes them.
-POINTS = ("listing", "first-byte", "mid-file", "before-fsync", "pending-written", "renamed")
+POINTS = ("listing", "first-byte", "mid-file", "before-fsync", "pending-written", "renamed", "published")
 
 
 def kill_point(name: str) -> None:

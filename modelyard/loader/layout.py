@@ -7,13 +7,14 @@
 
 import ctypes
 import errno
-import json
 import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from pydantic import ValidationError
 
 from modelyard.errors import ModelyardError, NotEnoughSpace, VolumeUnusable
 from modelyard.models import Manifest, ModelRef
@@ -50,6 +51,11 @@ class Layout:
         return self.root / OWN_DIRECTORY / "staging" / self.model.name / self.model.version
 
     @property
+    def lock(self) -> Path:
+        """Held by whoever works on this version."""
+        return self.root / OWN_DIRECTORY / "locks" / f"{self.model}.lock"
+
+    @property
     def files(self) -> Path:
         """The staged files: what becomes the target."""
         return self.staging / "files"
@@ -58,6 +64,11 @@ class Layout:
     def journal(self) -> Path:
         """What is known to be durable in the staged files."""
         return self.staging / "journal.jsonl"
+
+    def refuse_links(self) -> None:
+        """Raise if any of these paths leads through a symbolic link."""
+        for path in (self.target, self.manifest, self.pending, self.lock, self.journal, self.files):
+            refuse_links(path, self.root)
 
 
 def read_manifest(path: Path) -> Manifest | None:
@@ -71,14 +82,25 @@ def read_manifest(path: Path) -> Manifest | None:
     except FileNotFoundError:
         return None
     except ValueError as error:
-        raise VolumeUnusable(f"{path}: not a readable manifest ({error}); remove the file to have the model loaded again") from error
+        raise VolumeUnusable(
+            f"{path}: is not a readable manifest ({_first(error)}); remove it and the version's directory to have it loaded again"
+        ) from error
+
+
+def _first(error: ValueError) -> str:
+    """What is wrong, without the pages that pydantic adds for each field."""
+    return (
+        f"{len(found)} problems, first: {found[0]['msg']}"
+        if isinstance(error, ValidationError) and (found := error.errors())
+        else str(error)
+    )
 
 
 def write_durably(path: Path, text: str) -> None:
     """Write ``path`` so that after a crash it holds either all of ``text`` or what it held before."""
-    make_directories(path.parent)
     temporary = path.with_name(f"{path.name}.tmp")
-    with temporary.open("w", encoding="utf-8") as file:
+    temporary.unlink(missing_ok=True)  # a link that was put there would be followed
+    with temporary.open("x", encoding="utf-8") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
@@ -86,12 +108,13 @@ def write_durably(path: Path, text: str) -> None:
     sync_directory(path.parent)
 
 
-def make_directories(path: Path) -> None:
-    """Make ``path`` and its parents, group-writable where the umask lets it, so that another uid of the group can go on.
+def make_directories(path: Path, root: Path) -> None:
+    """Make ``path`` below ``root`` with its parents, group-writable where the umask lets it, so that another uid can go on.
 
     Raises:
         VolumeUnusable: a part of the path is a link or a file: writing there would leave the volume.
     """
+    refuse_links(path, root)
     try:
         path.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
@@ -100,13 +123,14 @@ def make_directories(path: Path) -> None:
         raise VolumeUnusable(
             f"{path}: uid {os.getuid()} may not write here; let the cache's uid/gid match the volume, or its StorageClass set the mode"
         ) from error
-    refuse_link(path)
 
 
-def refuse_link(path: Path) -> None:
-    """Raise if ``path`` is a symbolic link: it could lead outside the volume."""
-    if path.is_symlink():
-        raise VolumeUnusable(f"{path}: is a symbolic link; Modelyard makes none and follows none: remove it")
+def refuse_links(path: Path, root: Path) -> None:
+    """Raise if ``path``, or a directory between it and ``root``, is a symbolic link: it could lead outside the volume."""
+    while path != root:
+        if path.is_symlink():
+            raise VolumeUnusable(f"{path}: is a symbolic link; Modelyard makes none and follows none: remove it")
+        path = path.parent
 
 
 def sync_directory(path: Path) -> None:
@@ -147,16 +171,12 @@ def walk_files(root: Path) -> Iterator[tuple[str, os.stat_result]]:
                     yield path, entry.stat(follow_symlinks=False)
 
 
-def read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The JSON objects of a file, one a line. A torn last line, which a crash leaves, ends the reading."""
-    try:
-        with path.open(encoding="utf-8") as lines:
-            for line in lines:
-                if not line.endswith("\n"):
-                    return
-                yield json.loads(line)
-    except (FileNotFoundError, ValueError):
-        return
+def remove_other_directories(root: Path, wanted: set[str]) -> None:
+    """Remove the directories below ``root`` whose relative paths are not ``wanted``, with all below them."""
+    for directory, _, _ in os.walk(root, topdown=False):
+        relative = os.path.relpath(directory, root)
+        if relative != "." and relative not in wanted:
+            remove_tree(Path(directory))
 
 
 def remove_tree(path: Path) -> None:

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from enum import Enum
 
 from modelyard.errors import VersionConflict, VolumeUnusable
-from modelyard.loader.checksums import READ_SIZE, FileHashes
+from modelyard.loader.checksums import sha256_of
 from modelyard.loader.killpoints import kill_point
 from modelyard.loader.layout import Layout, make_directories, read_manifest, remove_tree, sync_directory, walk_files, write_durably
 from modelyard.models import FileRecord, LoadSpec, Manifest, VerifyLevel
@@ -77,6 +77,7 @@ def published(layout: Layout, spec: LoadSpec) -> Manifest:
             f" now {spec.source.uri} lists {spec.listing.digest}. A version never changes in place: preload it under a new version"
         )
     check_files(layout, manifest, spec.verify)
+    remove_tree(layout.staging)  # a run that was killed right after it published left its journal
     return manifest
 
 
@@ -85,15 +86,17 @@ def finish(layout: Layout) -> None:
     manifest = read_manifest(layout.pending)
     if manifest is not None:
         check_files(layout, manifest, VerifyLevel.SIZES)
+        sync_directory(layout.target.parent)  # the killed run may not have come to it
         _mark_final(layout)
 
 
 def publish(layout: Layout, spec: LoadSpec, records: list[FileRecord]) -> Manifest:
     """Make the staged files the version's. They must be durable already."""
     manifest = Manifest.of(spec.model, spec.source, spec.listing.digest, records, datetime.now(UTC))
+    make_directories(layout.pending.parent, layout.root)
+    make_directories(layout.target.parent, layout.root)
     write_durably(layout.pending, manifest.model_dump_json(by_alias=True))
     kill_point("pending-written")
-    make_directories(layout.target.parent)
     layout.files.rename(layout.target)  # replaces an empty directory, fails on any other
     sync_directory(layout.target.parent)
     sync_directory(layout.staging)
@@ -105,6 +108,7 @@ def publish(layout: Layout, spec: LoadSpec, records: list[FileRecord]) -> Manife
 def _mark_final(layout: Layout) -> None:
     layout.pending.replace(layout.manifest)
     sync_directory(layout.manifest.parent)
+    kill_point("published")
     remove_tree(layout.staging)
 
 
@@ -129,14 +133,6 @@ def _problem(layout: Layout, record: FileRecord, size: int | None, level: Verify
         return f"{record.path} is missing"
     if size != record.size:
         return f"{record.path} has {size} bytes, not {record.size}"
-    if level is VerifyLevel.DIGESTS and _sha256(layout, record) != record.sha256:
+    if level is VerifyLevel.DIGESTS and sha256_of(layout.target / record.path) != record.sha256:
         return f"{record.path} has another SHA-256"
     return None
-
-
-def _sha256(layout: Layout, record: FileRecord) -> str:
-    hashes = FileHashes()
-    with (layout.target / record.path).open("rb", buffering=0) as file:
-        while chunk := file.read(READ_SIZE):
-            hashes.update(chunk)
-    return hashes.sha256

@@ -3,6 +3,7 @@
 import os
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from modelyard.errors import ContentMismatch
@@ -12,19 +13,18 @@ from modelyard.loader.killpoints import kill_point
 from modelyard.loader.layout import volume_error
 from modelyard.models import Checksum, FileRecord, SourceFile
 
-#: A file is resumable every so many bytes: at most this much is fetched again after a kill.
-CHECKPOINT_EVERY = 256 * 1024 * 1024
-
 
 class StagedFile:
     """A sink for one file. ``write`` is called by one thread at a time, in order; the rest by the loader's thread."""
 
-    def __init__(self, file: SourceFile, path: Path, *, keep: bool) -> None:
+    def __init__(self, file: SourceFile, path: Path, *, keep: bool, checkpoint_every: int) -> None:
         self.file = file
         self.position = 0
         self.kept = 0  # bytes that an earlier life of the loader fetched
         self.last_progress = time.monotonic()
         self._path = path
+        self._checkpoint_every = checkpoint_every
+        self._durable = 0
         self._hashes = FileHashes()
         self._marks: list[Checkpoint] = []
         self._lock = threading.Lock()
@@ -46,13 +46,13 @@ class StagedFile:
             self._hashes.update(chunk)
             self.position += len(chunk)
         if self.position == mark.offset and self._hashes.sha256 == mark.sha256:
-            self.kept = mark.offset
+            self.kept = self._durable = mark.offset
             return True
         return False
 
     def restart(self) -> None:
         """Forget all bytes and begin again at the first."""
-        self.position = self.kept = 0
+        self.position = self.kept = self._durable = 0
         self._hashes = FileHashes()
         self._marks.clear()
         os.ftruncate(self._descriptor, 0)
@@ -76,7 +76,7 @@ class StagedFile:
     def _advance(self, count: int) -> None:
         before, self.position = self.position, self.position + count
         self.last_progress = time.monotonic()
-        if before // CHECKPOINT_EVERY != self.position // CHECKPOINT_EVERY:
+        if before // self._checkpoint_every != self.position // self._checkpoint_every:
             with self._lock:
                 self._marks.append(Checkpoint(self.position, self._hashes.sha256))
         kill_point("first-byte" if not before else "mid-file")
@@ -89,6 +89,7 @@ class StagedFile:
             mark = self._marks[-1]
             self._marks.clear()
         os.fdatasync(self._descriptor)
+        self._durable = mark.offset
         return mark
 
     def finish(self) -> FileRecord:
@@ -110,6 +111,12 @@ class StagedFile:
             version_id=self.file.version_id,
             checksum=self._hashes.expected,
         )
+
+    def abandon(self) -> None:
+        """Close, and give back the room of what no checkpoint covers: on a full volume the journal needs some of it."""
+        with suppress(OSError):
+            os.ftruncate(self._descriptor, self._durable)
+        self.close()
 
     def close(self) -> None:
         """Give the descriptor back; the bytes stay."""

@@ -46,8 +46,9 @@ def _problems(files: Iterable[SourceFile]) -> Iterator[tuple[str, str]]:
 def _collision(path: str, seen: dict[str, str], directories: dict[str, str]) -> str | None:
     """What earlier path this one would meet on some file system, or None; remembers the path and its directories."""
     key = _folded(path)
-    if (other := seen.setdefault(key, path)) is not path:
+    if (other := seen.get(key)) is not None:
         return "is listed twice" if other == path else f"differs from {shown(other)} only in case or Unicode form"
+    seen[key] = path
     if key in directories:
         return f"is a file, and the directory of {shown(directories[key])}"
     while cut := key.rfind("/") + 1:
