@@ -5,7 +5,7 @@
     ClusterRefused                401, 403, 405, 415, 422 and the rest
     ├── NotFound                  404: the object, its namespace or its kind is not there
     ├── AlreadyExists             409 on create
-    └── Changed                   409 elsewhere: a precondition does not hold, or another field manager owns the field
+    └── Changed                   409 elsewhere, 422 for a uid: a precondition does not hold, or another manager owns the field
 
 Messages read ``<verb> <Kind>/<namespace>/<name> failed: <the server's words>``. A Secret's refusals are told without the
 server's words, because a validation error quotes the value that it dislikes.
@@ -89,6 +89,8 @@ def _refusal(answer: Answer) -> type[ClusterRefused]:
         return NotFound
     if answer.status == _CONFLICT:
         return AlreadyExists if answer.details().get("reason") == "AlreadyExists" else Changed
+    if any(cause.get("field") == "metadata.uid" for cause in _causes(answer.details())):
+        return Changed  # a patch that names another uid is told so by validation (422), not as a conflict
     return NotStarted if answer.status == _BAD_REQUEST else ClusterRefused
 
 
@@ -127,6 +129,9 @@ def _permission(ref: ObjectRef, text: str) -> str:
 
 
 def _other_managers(status: dict[str, Any]) -> str:
-    causes = (status.get("details") or {}).get("causes") or []
-    owned = [f"{cause.get('field')} ({cause.get('message')})" for cause in causes if cause.get("reason") == "FieldManagerConflict"]
+    owned = [f"{cause.get('field')} ({cause.get('message')})" for cause in _causes(status) if cause.get("reason") == "FieldManagerConflict"]
     return f"another field manager owns {', '.join(owned)}" if owned else ""
+
+
+def _causes(status: dict[str, Any]) -> list[dict[str, Any]]:
+    return (status.get("details") or {}).get("causes") or []

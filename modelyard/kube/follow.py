@@ -34,7 +34,7 @@ class Follower:
         self._on_progress = on_progress
         self._on_note = on_note
         self._patience = patience
-        self._progress: Progress | None = None
+        self.progress: Progress | None = None
         self._summary: str | None = None
         self._since = time.monotonic()
         self._may_read_log = True
@@ -69,8 +69,8 @@ class Follower:
             self._may_read_log = False
             self._on_note(f"{self._ref}: its progress cannot be read: {error}")
             return
-        if progress and progress != self._progress:
-            self._progress = progress
+        if progress and progress != self.progress:
+            self.progress = progress
             self._on_progress(progress)
 
 

@@ -9,7 +9,7 @@ from modelyard.errors import LoaderFailed, LoaderInterrupted, ModelyardError, fr
 from modelyard.kube.diagnose import diagnose_pod
 from modelyard.kube.resources import Manifest, ref_of
 from modelyard.models import LoadResult, Progress
-from modelyard.quantities import format_duration
+from modelyard.quantities import format_bytes, format_duration
 
 _LOG_CHARS = 1500
 
@@ -57,11 +57,11 @@ def load_result(job: Manifest, pods: list[Manifest]) -> LoadResult:
     raise LoaderFailed(f"{ref_of(job)} ended well without a result; its termination message: {text[:_LOG_CHARS]!r}")
 
 
-def load_error(job: Manifest, pods: list[Manifest], log: str) -> ModelyardError:
+def load_error(job: Manifest, pods: list[Manifest], log: str, seen: Progress | None = None) -> ModelyardError:
     """Why a Job failed, in the loader's words where it had any, else by what is seen of its newest pod."""
     condition = finished(job) or {}
     if condition.get("reason") == "DeadlineExceeded":
-        return _out_of_time(job, log)
+        return _out_of_time(job, seen)
     pod = newest_pod([pod for pod in pods if _ended(pod) or diagnose_pod(pod)])
     if pod is None:
         return LoaderInterrupted(f"{ref_of(job)} failed and its pods are gone ({condition.get('reason')}: {condition.get('message')})")
@@ -69,13 +69,10 @@ def load_error(job: Manifest, pods: list[Manifest], log: str) -> ModelyardError:
     return from_data(data) if "error" in data else _unreported(job, pod, log)
 
 
-def _out_of_time(job: Manifest, log: str) -> LoaderFailed:
+def _out_of_time(job: Manifest, seen: Progress | None) -> LoaderFailed:
     limit = format_duration(job["spec"]["activeDeadlineSeconds"])
-    seen = progress_in(log)
-    reached = f"; it had {seen.bytes} of {seen.total_bytes} bytes" if seen else ""
-    return LoaderFailed(
-        f"{ref_of(job)} was stopped at its limit of {limit}{reached}; run it again, it goes on from there, or set a longer limit"
-    )
+    reached = f" with {format_bytes(seen.bytes)} of {format_bytes(seen.total_bytes)}" if seen else ""
+    return LoaderFailed(f"{ref_of(job)} was stopped at its limit of {limit}{reached}; run it again to go on, or set a longer limit")
 
 
 def _unreported(job: Manifest, pod: Manifest, log: str) -> ModelyardError:

@@ -23,7 +23,7 @@ from modelyard.kube.loader_job import DEADLINE, DIGEST_ANNOTATION, RUN_LABEL, lo
 from modelyard.kube.loader_report import finished, load_error, load_result, newest_pod
 from modelyard.kube.resources import Manifest, ObjectRef, ref_of
 from modelyard.kube.wait import Ends, wait_for
-from modelyard.models import LoadResult, LoadSpec
+from modelyard.models import LoadResult, LoadSpec, Progress
 from modelyard.names import label_value, preload_job_name
 
 _REPLACE_SECONDS = 120.0
@@ -175,7 +175,7 @@ def wait_for_job(
     except Stuck:
         remove_job(kube, handle)  # its loader never ran, and a Job left behind would be adopted with its fault
         raise
-    return _report(kube, job)
+    return _report(kube, job, follower.progress)
 
 
 def _replaced(handle: JobHandle) -> Callable[[Manifest], ModelyardError | None]:
@@ -189,12 +189,12 @@ def _deleted(handle: JobHandle) -> LoaderInterrupted:
     return LoaderInterrupted(f"{handle.ref} was deleted while it ran; what it fetched is kept, run again to go on")
 
 
-def _report(kube: Kube, job: Manifest) -> LoadResult:
+def _report(kube: Kube, job: Manifest, seen: Progress | None) -> LoadResult:
     pods = patiently(lambda: pods_of(kube, job))
     if (finished(job) or {}).get("type") == "Complete":
         return load_result(job, pods)
     pod = newest_pod(pods)
-    raise load_error(job, pods, patiently(lambda: tail_of(kube, pod)) if pod else "")
+    raise load_error(job, pods, patiently(lambda: tail_of(kube, pod)) if pod else "", seen)
 
 
 def remove_job(kube: Kube, handle: JobHandle) -> None:

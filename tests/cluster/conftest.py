@@ -1,0 +1,45 @@
+"""A real cluster for a session, and a fresh namespace for each test.
+
+The cluster is the devcluster (``DEVCLUSTER_NAME`` names another than "test"), which starts if it is not up; or, by explicit
+choice and never by the current context, the one of ``MODELYARD_TEST_KUBECONFIG``. A machine that cannot run one skips these
+tests and says why, except in CI, where they fail.
+"""
+
+import importlib
+import os
+import secrets
+from collections.abc import Iterator
+
+import pytest
+
+from modelyard.kube.client import Kube
+from tests.cluster.support import connect
+
+
+@pytest.fixture(scope="session")
+def kubeconfig() -> str:
+    """The file that reaches the cluster."""
+    if given := os.environ.get("MODELYARD_TEST_KUBECONFIG"):
+        return given
+    devcluster = importlib.import_module("devcluster")
+    try:
+        return str(devcluster.up(os.environ.get("DEVCLUSTER_NAME", "test")).kubeconfig)
+    except devcluster.DevclusterError as error:
+        if os.environ.get("CI"):
+            raise
+        pytest.skip(f"no devcluster here: {error}")
+
+
+@pytest.fixture(scope="session")
+def kube(kubeconfig: str) -> Kube:
+    """The cluster as its administrator."""
+    return connect(kubeconfig)
+
+
+@pytest.fixture
+def namespace(kube: Kube) -> Iterator[str]:
+    """A namespace of the test's own."""
+    name = f"test-{secrets.token_hex(4)}"
+    kube.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+    yield name
+    kube.delete("Namespace", name)

@@ -1,0 +1,107 @@
+"""What the cluster tests share beside fixtures."""
+
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+from urllib.parse import urlsplit
+
+from kubernetes.client.api_client import ApiClient
+from kubernetes.client.configuration import Configuration
+from kubernetes.config.kube_config import load_kube_config
+
+from modelyard.caches import CacheSpec
+from modelyard.kube.client import Kube
+from modelyard.models import Listing, LoadSpec, ModelRef, S3Location
+
+Manifest = dict[str, Any]
+
+
+def connect(kubeconfig: str, **settings: Any) -> Kube:
+    """A client of its own, with ``settings`` of the official client's configuration (``impersonate`` makes it another account)."""
+    impersonate = settings.pop("impersonate", None)
+    configuration = Configuration()
+    load: Any = load_kube_config  # its types are left out
+    load(config_file=kubeconfig, client_configuration=configuration)
+    for name, value in settings.items():
+        setattr(configuration, name, value)
+    return Kube(ApiClient(configuration, *(("Impersonate-User", impersonate) if impersonate else ())))
+
+
+def config_map(name: str, namespace: str, **data: str) -> Manifest:
+    """The smallest object there is."""
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "namespace": namespace}, "data": data}
+
+
+def cache_spec(namespace: str, **settings: Any) -> CacheSpec:
+    """A cache of the devcluster's shared class."""
+    fixed = {"name": "main", "namespace": namespace, "base_name": "cache", "storage_size": 2**20, "storage_class_name": "devcluster-shared"}
+    return CacheSpec.model_validate({**fixed, "loader_image": "devcluster/busybox:1", **settings})
+
+
+def load_spec(*, name: str = "llama", version: str = "v1", digest: str = "sha256:0a") -> LoadSpec:
+    """An order to load a small model."""
+    source = S3Location(bucket="models", prefix=name)
+    return LoadSpec(model=ModelRef(name=name, version=version), source=source, listing=Listing(digest=digest, files=2, bytes=30))
+
+
+class Wire:
+    """A TCP relay to the API server that can be cut: what a restart of the server looks like from here."""
+
+    def __init__(self, target: tuple[str, int]) -> None:
+        self._target = target
+        self._listener = self._listen(0)
+        self.port = int(self._listener.getsockname()[1])
+        self._open: list[socket.socket] = []
+
+    @staticmethod
+    def _listen(port: int) -> socket.socket:
+        return socket.create_server(("127.0.0.1", port))
+
+    def serve(self) -> None:
+        """Accept until cut."""
+        threading.Thread(target=self._accept, args=(self._listener,), daemon=True).start()
+
+    def _accept(self, listener: socket.socket) -> None:
+        with suppress(OSError):
+            while True:
+                near = listener.accept()[0]
+                far = socket.create_connection(self._target)
+                self._open += [near, far]
+                for source, sink in ((near, far), (far, near)):
+                    threading.Thread(target=_pump, args=(source, sink), daemon=True).start()
+
+    def cut(self) -> None:
+        """Refuse connections and break those that are open."""
+        for each in (self._listener, *self._open):
+            with suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+            each.close()
+        self._open.clear()
+
+    def mend(self) -> None:
+        """Serve again on the same port."""
+        self._listener = self._listen(self.port)
+        self.serve()
+
+
+def _pump(source: socket.socket, sink: socket.socket) -> None:
+    with suppress(OSError):
+        while chunk := source.recv(65536):
+            sink.sendall(chunk)
+    for each in (source, sink):
+        with suppress(OSError):
+            each.shutdown(socket.SHUT_RDWR)
+
+
+@contextmanager
+def wired(kubeconfig: str, kube: Kube) -> Iterator[tuple[Kube, Wire]]:
+    """The cluster through a wire that the test may cut."""
+    server = urlsplit(kube.host)
+    wire = Wire((str(server.hostname), int(server.port or 443)))
+    wire.serve()
+    try:
+        yield connect(kubeconfig, host=f"https://127.0.0.1:{wire.port}", tls_server_name=server.hostname), wire
+    finally:
+        wire.cut()

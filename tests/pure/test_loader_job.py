@@ -1,0 +1,289 @@
+"""The loader's Job and Secret by whole-value equality, and what is made of a loader's reports, by table."""
+
+import base64
+import json
+from typing import Any
+
+import pytest
+
+import modelyard
+from modelyard.caches import CacheSpec
+from modelyard.errors import LoaderFailed, LoaderInterrupted, ModelyardError, NotEnoughSpace, SourceUnavailable
+from modelyard.kube.loader_job import loader_job, loader_secret
+from modelyard.kube.loader_report import load_error, load_result, progress_in
+from modelyard.kube.run_loader import Relation, relation
+from modelyard.models import Listing, LoadResult, LoadSpec, ModelRef, Progress, S3Location
+
+Manifest = dict[str, Any]
+DIGEST = "sha256:" + "0a" * 32
+SPEC = LoadSpec(
+    model=ModelRef(name="Llama_3", version="v1"),
+    source=S3Location(bucket="models", prefix="llama"),
+    listing=Listing(digest=DIGEST, files=2, bytes=30),
+)
+CACHE = CacheSpec.model_validate(
+    {
+        "name": "main",
+        "namespace": "models",
+        "base_name": "cache",
+        "storage_size": 300,
+        "loader_image": "loader:1",
+        "node_selector": {"disk": "fast"},
+        "tolerations": ({"key": "gpu", "operator": "Exists"},),
+    }
+)
+LABELS = {
+    "app.kubernetes.io/name": "modelyard-loader",
+    "app.kubernetes.io/component": "loader",
+    "app.kubernetes.io/version": modelyard.__version__,
+    "app.kubernetes.io/managed-by": "modelyard",
+    "app.kubernetes.io/part-of": "modelyard",
+    "job-type": "modelyard-loader",
+    "pvc": "cache",
+    "modelyard.dev/model": "Llama_3",
+    "modelyard.dev/version": "v1",
+    "modelyard.dev/cache": "main",
+}
+ANNOTATIONS = {
+    "modelyard.dev/model": "Llama_3",
+    "modelyard.dev/version": "v1",
+    "modelyard.dev/cache": "main",
+    "modelyard.dev/listing-digest": DIGEST,
+}
+TMP = "/tmp"  # noqa: S108 - in the pod
+CONTAINER = {
+    "name": "loader",
+    "image": "loader:1",
+    "args": ["preload", "--spec", SPEC.model_dump_json()],
+    "env": [{"name": "MODELYARD_ROOT", "value": "/models"}, {"name": "HOME", "value": TMP}],
+    "resources": {"requests": {"cpu": "500m", "memory": "256Mi"}, "limits": {"memory": "512Mi"}},
+    "securityContext": {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    },
+    "terminationMessagePath": "/dev/termination-log",
+    "terminationMessagePolicy": "File",
+    "volumeMounts": [{"name": "models", "mountPath": "/models"}, {"name": "tmp", "mountPath": TMP}],
+}
+JOB = {
+    "apiVersion": "batch/v1",
+    "kind": "Job",
+    "metadata": {
+        "name": "preload-llama-3-v1-27a4c548-93b00689",
+        "namespace": "models",
+        "labels": {**LABELS, "modelyard.dev/flow-run": "run-1"},
+        "annotations": {**ANNOTATIONS, "modelyard.dev/flow-run": "run-1"},
+    },
+    "spec": {
+        "suspend": True,
+        "backoffLimit": 6,
+        "activeDeadlineSeconds": 86400,
+        "ttlSecondsAfterFinished": 86400,
+        "podReplacementPolicy": "Failed",
+        "podFailurePolicy": {
+            "rules": [
+                {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
+                {"action": "FailJob", "onExitCodes": {"containerName": "loader", "operator": "In", "values": [1]}},
+            ]
+        },
+        "template": {
+            "metadata": {"labels": LABELS, "annotations": ANNOTATIONS},
+            "spec": {
+                "automountServiceAccountToken": False,
+                "enableServiceLinks": False,
+                "restartPolicy": "Never",
+                "terminationGracePeriodSeconds": 10,
+                "securityContext": {
+                    "runAsNonRoot": True,
+                    "runAsUser": 10001,
+                    "runAsGroup": 10001,
+                    "fsGroup": 10001,
+                    "fsGroupChangePolicy": "OnRootMismatch",
+                    "seccompProfile": {"type": "RuntimeDefault"},
+                },
+                "nodeSelector": {"disk": "fast"},
+                "tolerations": [{"key": "gpu", "operator": "Exists"}],
+                "containers": [CONTAINER],
+                "volumes": [
+                    {"name": "models", "persistentVolumeClaim": {"claimName": "cache"}},
+                    {"name": "tmp", "emptyDir": {"sizeLimit": "64Mi"}},
+                ],
+            },
+        },
+    },
+}
+
+
+def test_job_without_credentials() -> None:
+    assert loader_job(SPEC, CACHE, run_id="run-1") == JOB
+
+
+def test_credentials_are_referred_to_and_never_held() -> None:
+    job = loader_job(SPEC, CACHE.model_copy(update={"service_account": "reader"}), run_id="run-1", secret_name="s")
+    pod = job["spec"]["template"]["spec"]
+    optional = {"name": "s", "optional": True}
+    assert pod["containers"][0]["env"][2:] == [
+        {"name": key, "valueFrom": {"secretKeyRef": {**optional, "key": key}}}
+        for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_CA_BUNDLE")
+    ]
+    assert pod["containers"][0]["volumeMounts"][2:] == [{"name": "ca", "mountPath": "/etc/modelyard/ca", "readOnly": True}]
+    items = [{"key": "ca.crt", "path": "ca.crt"}]
+    assert pod["volumes"][2:] == [{"name": "ca", "secret": {"secretName": "s", "optional": True, "items": items}}]
+    assert pod["serviceAccountName"] == "reader"
+
+
+def test_secret_is_owned_by_its_job_and_names_the_bundle() -> None:
+    job = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "j", "namespace": "models", "uid": "u"}}
+    data = {"AWS_ACCESS_KEY_ID": "id", "ca.crt": "pem", "AWS_CA_BUNDLE": "/etc/modelyard/ca/ca.crt"}
+    assert loader_secret(job, {"AWS_ACCESS_KEY_ID": "id", "ca.crt": "pem"}) == {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {
+            "name": "j",
+            "namespace": "models",
+            "labels": {"app.kubernetes.io/managed-by": "modelyard", "app.kubernetes.io/part-of": "modelyard"},
+            "ownerReferences": [{"apiVersion": "batch/v1", "kind": "Job", "name": "j", "uid": "u", "controller": True}],
+        },
+        "type": "Opaque",
+        "data": {key: base64.b64encode(value.encode()).decode() for key, value in data.items()},
+    }
+
+
+def test_a_secret_takes_no_other_keys() -> None:
+    with pytest.raises(ValueError, match=r"a loader's Secret holds .*, not PASSWORD"):
+        loader_secret({"metadata": {}}, {"PASSWORD": "x"})
+
+
+def live(*, owned: bool = True, digest: str = DIGEST, **parts: Any) -> Manifest:
+    labels = {"app.kubernetes.io/managed-by": "modelyard"} if owned else {}
+    metadata = {"labels": labels, "annotations": {"modelyard.dev/listing-digest": digest}, **parts.get("metadata", {})}
+    return {"metadata": metadata, "spec": parts.get("spec", {"suspend": False}), "status": parts.get("status", {})}
+
+
+@pytest.mark.parametrize(
+    ("job", "expected"),
+    [
+        pytest.param(live(), Relation.SAME, id="same content, running"),
+        pytest.param(live(spec={"suspend": True}), Relation.SAME, id="same content, left suspended"),
+        pytest.param(live(owned=False), Relation.FOREIGN, id="another's"),
+        pytest.param(live(metadata={"deletionTimestamp": "now"}), Relation.LEAVING, id="being deleted"),
+        pytest.param(live(status={"conditions": [{"type": "Failed", "status": "True"}]}), Relation.FINISHED, id="failed"),
+        pytest.param(live(digest="x", status={"conditions": [{"type": "Complete", "status": "True"}]}), Relation.FINISHED, id="complete"),
+        pytest.param(live(status={"conditions": [{"type": "FailureTarget", "status": "True"}]}), Relation.SAME, id="about to fail"),
+        pytest.param(live(digest="x"), Relation.OTHER_CONTENT, id="other content, running"),
+        pytest.param(live(digest="x", spec={"suspend": True}), Relation.ABANDONED, id="other content, never started"),
+        pytest.param(
+            live(digest="x", spec={"suspend": True}, status={"startTime": "then"}), Relation.OTHER_CONTENT, id="other content, paused"
+        ),
+    ],
+)
+def test_relation_to_the_job_that_is_wanted(job: Manifest, expected: Relation) -> None:
+    assert relation(job, live()) == expected
+
+
+PROGRESS = Progress(bytes=10, total_bytes=30, files=1, total_files=2)
+PROGRESS_LINE = json.dumps({"event": "progress", **PROGRESS.model_dump()})
+
+
+@pytest.mark.parametrize(
+    ("log", "expected"),
+    [
+        pytest.param("", None, id="no log"),
+        pytest.param("Traceback\n[1]\n{}\n", None, id="other lines"),
+        pytest.param(f'{{"event": "progress", "bytes": 1}}\n{PROGRESS_LINE}\nlisting', PROGRESS, id="the newest one counts"),
+        pytest.param(f"{PROGRESS_LINE}\n{PROGRESS_LINE[:20]}", PROGRESS, id="a line cut short is passed over"),
+    ],
+)
+def test_progress(log: str, expected: Progress | None) -> None:
+    assert progress_in(log) == expected
+
+
+def ended(message: str = "", *, phase: str = "Failed", made: str = "1", **terminated: Any) -> Manifest:
+    state = {"terminated": {"message": message, **terminated}}
+    statuses = [{"name": "loader", "state": state}]
+    metadata = {"name": f"pod-{made}", "namespace": "models", "creationTimestamp": made}
+    return {"metadata": metadata, "spec": {"containers": []}, "status": {"phase": phase, "containerStatuses": statuses}}
+
+
+def failed_job(reason: str = "BackoffLimitExceeded") -> Manifest:
+    condition = {"type": "Failed", "status": "True", "reason": reason, "message": "words"}
+    spec = {"activeDeadlineSeconds": 86400}
+    return {"kind": "Job", "metadata": {"name": "j", "namespace": "models"}, "spec": spec, "status": {"conditions": [condition]}}
+
+
+FULL = NotEnoughSpace("claim cache: 3 TiB are missing")
+BUSY = SourceUnavailable("throttled", delay=30)
+
+
+@pytest.mark.parametrize(
+    ("reason", "pods", "log", "expected"),
+    [
+        pytest.param("PodFailurePolicy", [ended(json.dumps(FULL.to_data()), exitCode=1)], "", FULL, id="the loader's own error"),
+        pytest.param(
+            "BackoffLimitExceeded",
+            [ended(json.dumps(BUSY.to_data()), made="2", exitCode=75), ended(json.dumps(FULL.to_data()), exitCode=1)],
+            "",
+            BUSY,
+            id="the newest pod speaks",
+        ),
+        pytest.param(
+            "DeadlineExceeded",
+            [],
+            PROGRESS_LINE,
+            LoaderFailed(
+                "Job/models/j was stopped at its limit of 24h 0m; it had 10 of 30 bytes; run it again to go on, or set a longer limit"
+            ),
+            id="out of time, with the limit and how far it was",
+        ),
+        pytest.param(
+            "BackoffLimitExceeded",
+            [ended(reason="OOMKilled", exitCode=137)],
+            "",
+            LoaderInterrupted(
+                "Job/models/j, pod pod-1: container loader was killed for using more memory than its limit (OOMKilled):"
+                " memory limit unknown; raise the memory limit in the cache's loader_resources"
+            ),
+            id="out of memory is an interruption",
+        ),
+        pytest.param(
+            "PodFailurePolicy",
+            [ended(exitCode=1)],
+            "Traceback\nImportError: boto3\n",
+            LoaderFailed("Job/models/j, pod pod-1: container loader ended with exit code 1; end of its log: Traceback\nImportError: boto3"),
+            id="no report: exit code and log",
+        ),
+        pytest.param(
+            "BackoffLimitExceeded",
+            [],
+            "",
+            LoaderInterrupted("Job/models/j failed and its pods are gone (BackoffLimitExceeded: words)"),
+            id="nothing is left to ask",
+        ),
+    ],
+)
+def test_why_a_job_failed(reason: str, pods: list[Manifest], log: str, expected: ModelyardError) -> None:
+    error = load_error(failed_job(reason), pods, log, PROGRESS)
+    assert (type(error), error.to_data()) == (type(expected), expected.to_data())
+
+
+RESULT = LoadResult(digest=DIGEST, files=2, bytes=30, fetched_bytes=30, seconds=1.5)
+
+
+def test_result_is_read_from_the_pod_that_succeeded() -> None:
+    message = json.dumps({"event": "result", **RESULT.model_dump()})
+    pods = [ended("killed", made="2"), ended(message, phase="Succeeded")]
+    assert load_result(failed_job(), pods) == RESULT
+
+
+@pytest.mark.parametrize(
+    ("pods", "error", "words"),
+    [
+        pytest.param([], LoaderInterrupted, "its pod and report are gone", id="pod is gone"),
+        pytest.param([ended("done", phase="Succeeded")], LoaderFailed, "without a result; its termination message: 'done'", id="no JSON"),
+        pytest.param([ended('{"event": "result", "new": 1}', phase="Succeeded")], LoaderFailed, "of another release", id="unknown fields"),
+    ],
+)
+def test_a_result_that_cannot_be_read(pods: list[Manifest], error: type[ModelyardError], words: str) -> None:
+    with pytest.raises(error, match=words):
+        load_result(failed_job(), pods)
