@@ -10,16 +10,18 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import boto3
-import yaml
 from botocore.config import Config
 from botocore.exceptions import ClientError
-from kubernetes.config import new_client_from_config_dict
+from pydantic import SecretStr
 
+import devcluster
+from blocks import Cluster
 from deployments.demo import model
 from deployments.demo.check import check_files
 from deployments.demo.own_stack import start_own
 from deployments.demo.prefect_side import POOL, PrefectSide, run_preload, save_blocks
 from deployments.demo.settings import DemoTarget, own_cluster, state_directory
+from devcluster import DevclusterError
 from modelyard.errors import ModelyardError
 from modelyard.kube.apply import apply
 from modelyard.kube.client import Kube
@@ -118,7 +120,7 @@ def cache_options(target: DemoTarget) -> dict[str, object]:
 
 
 def _kube(target: DemoTarget) -> Kube:
-    return Kube(new_client_from_config_dict(yaml.safe_load(target.kubeconfig.read_text()), context=target.context))
+    return Kube(Cluster(kubeconfig=SecretStr(target.kubeconfig.read_text()), context=target.context).get_client())
 
 
 def _object_reads(target: DemoTarget, before: int = 0) -> int | None:
@@ -144,11 +146,9 @@ def _tell(prefect: PrefectSide, target: DemoTarget, run: str) -> None:
 
 def down(*, purge: bool) -> None:
     """End what the demo started; ``purge`` forgets its data too."""
-    from devcluster import down as devcluster_down  # noqa: PLC0415 - not needed with an own cluster
-
     state = state_directory()
     PrefectSide(state, int(os.environ.get("PREFECT_PORT", "4200"))).stop()
-    devcluster_down("demo", purge=purge)
+    devcluster.down("demo", purge=purge)
     if purge:
         shutil.rmtree(state)
     say("demo: stopped" + (", its data removed" if purge else "; `make demo` goes on with its data, `make demo-down PURGE=1` forgets it"))
@@ -166,7 +166,7 @@ def main() -> int:
             up()
         else:
             down(purge=arguments.purge)
-    except ModelyardError as error:
+    except (ModelyardError, DevclusterError) as error:
         sys.stderr.write(f"demo: {error}\n")
         return 1
     return 0

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 from uuid import UUID
 
 from deployments.demo.processes import Background
@@ -19,6 +19,7 @@ from modelyard.errors import Permanent
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
+    from prefect.client.schemas.objects import FlowRun
 
 #: Takes one line for the terminal.
 Show = Callable[[str], None]
@@ -152,7 +153,7 @@ def run_preload(prefect: PrefectSide, parameters: Mapping[str, object], show: Sh
     from prefect.client.orchestration import get_client  # noqa: PLC0415 - see settings()
     from prefect.deployments import run_deployment  # noqa: PLC0415
 
-    run = run_deployment(DEPLOYMENT, parameters=dict(parameters), timeout=0, as_subflow=False)
+    run = cast("FlowRun", run_deployment(DEPLOYMENT, parameters=dict(parameters), timeout=0, as_subflow=False))
     show(f"flow run {run.name}: {prefect.url}/runs/flow-run/{run.id}")
     with get_client(sync_client=True) as client:
         seen = 0
