@@ -134,6 +134,8 @@ def build_all(modules: list[Module]) -> list[Path]:
 
 
 def _build_missing(missing: list[Module]) -> None:
+    if not missing:
+        return
     running: dict[str, float] = {}
     progress(f"building {len(missing)} Go modules once ({', '.join(module.name for module in missing)}); minutes, not seconds")
     with _reports(running, len(missing)), ThreadPoolExecutor(PARALLEL) as pool:

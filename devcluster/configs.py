@@ -108,7 +108,6 @@ def kubelet(layout: Layout, block: Block) -> dict[str, Any]:
         "resolvConf": "",
         # The machine is not ours: no cgroup tree of QoS classes at its root, no share of it reserved, swap tolerated.
         "cgroupDriver": "cgroupfs",
-        "cgroupRoot": block.cgroup,
         "cgroupsPerQOS": False,
         "enforceNodeAllocatable": [],
         "failCgroupV1": False,

@@ -10,12 +10,17 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+from pathlib import Path
 
+from devcluster.cgroups import join_cgroup, mount_cgroups
 from devcluster.commands import run
+from devcluster.network import block_of
+from devcluster.paths import Layout
 from devcluster.processes import SUPERVISOR
 
 # From <linux/sched.h>; Python has os.unshare from 3.12 on.
-CLONE_NEWNS, CLONE_NEWUTS, CLONE_NEWIPC, CLONE_NEWPID, CLONE_NEWNET = 0x20000, 0x4000000, 0x8000000, 0x20000000, 0x40000000
+CLONE_NEWNS, CLONE_NEWCGROUP, CLONE_NEWUTS, CLONE_NEWIPC = 0x20000, 0x2000000, 0x4000000, 0x8000000
+CLONE_NEWPID, CLONE_NEWNET = 0x20000000, 0x40000000
 
 
 def unshare(flags: int) -> None:
@@ -27,13 +32,15 @@ def unshare(flags: int) -> None:
 
 def main() -> None:
     directory = sys.argv[1]
+    join_cgroup(block_of(Layout(Path(directory))))
+    unshare(CLONE_NEWNS | CLONE_NEWCGROUP | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWPID | CLONE_NEWNET)
     os.setsid()
-    unshare(CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWPID | CLONE_NEWNET)
     if os.fork():
         # The new pid namespace begins with the child; the caller finds it by its command line.
         os._exit(0)
     run(["mount", "--make-rprivate", "/"])
     run(["mount", "-t", "proc", "proc", "/proc"])
+    mount_cgroups()
     os.execv(sys.executable, [sys.executable, "-m", SUPERVISOR, directory])
 
 

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from devcluster.build import provide_programs
-from devcluster.cgroups import cgroup_directories, remove_cgroups
+from devcluster.cgroups import left_cgroups, remove_cgroups
 from devcluster.cluster import Cluster, describe
 from devcluster.commands import progress, run
 from devcluster.configs import make_s3_credentials, storage_classes, write_configs
@@ -169,8 +169,8 @@ def _left_over(here: Layout, block: Block) -> str | None:
     if Path("/sys/class/net", block.interface).exists():
         # Another root's cluster has taken the slot meanwhile; what is left by slot is its own.
         return None
-    if directories := cgroup_directories(block):
-        return f"cgroup {directories[0]}"
+    if cgroups := left_cgroups(block):
+        return f"cgroup {cgroups[0]}"
     for file in Path("/sys/block").glob("loop*/loop/backing_file"):
         try:
             backing = file.read_text().strip()

@@ -76,8 +76,8 @@ class Block:
 
     @property
     def cgroup(self) -> str:
-        """The parent of all the pods' cgroups. By slot: it is what is unique on this machine."""
-        return f"/devcluster{self.slot}"
+        """The name of the cluster's cgroup. By slot: it is what is unique on this machine."""
+        return f"devcluster{self.slot}"
 
 
 def read_slot(layout: Layout) -> int | None:
@@ -86,6 +86,14 @@ def read_slot(layout: Layout) -> int | None:
         return int(layout.slot_file.read_text())
     except (FileNotFoundError, ValueError):
         return None
+
+
+def block_of(layout: Layout) -> Block:
+    """The block the cluster has; DevclusterError when it has none yet."""
+    slot = read_slot(layout)
+    if slot is None:
+        raise DevclusterError(f"{layout.slot_file}: there is no slot; `up` writes it")
+    return Block(slot)
 
 
 def claim_block(layout: Layout) -> Block:

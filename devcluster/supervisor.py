@@ -19,7 +19,7 @@ from pathlib import Path
 
 from devcluster.components import PATH, Component, components
 from devcluster.namespace import prepare
-from devcluster.network import Block, read_slot
+from devcluster.network import block_of
 from devcluster.paths import Layout, write_atomically
 from devcluster.registry import seed_images
 
@@ -138,10 +138,7 @@ def say(message: str) -> None:
 
 def main() -> None:
     layout = Layout(Path(sys.argv[1]))
-    slot = read_slot(layout)
-    if slot is None:
-        sys.exit(f"{layout.slot_file}: no slot; `up` writes it")
-    block = Block(slot)
+    block = block_of(layout)
     os.chdir("/")
     prepare(layout, block)
     say("namespaces ready")
