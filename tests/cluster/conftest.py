@@ -5,13 +5,13 @@ choice and never by the current context, the one of ``MODELYARD_TEST_KUBECONFIG`
 tests and says why, except in CI, where they fail.
 """
 
-import importlib
 import os
 import secrets
 from collections.abc import Iterator
 
 import pytest
 
+import devcluster
 from modelyard.kube.client import Kube
 from tests.cluster.support import connect
 
@@ -21,7 +21,6 @@ def kubeconfig() -> str:
     """The file that reaches the cluster."""
     if given := os.environ.get("MODELYARD_TEST_KUBECONFIG"):
         return given
-    devcluster = importlib.import_module("devcluster")
     try:
         return str(devcluster.up(os.environ.get("DEVCLUSTER_NAME", "test")).kubeconfig)
     except devcluster.DevclusterError as error:

@@ -37,7 +37,7 @@ def config_map(name: str, namespace: str, **data: str) -> Manifest:
 def cache_spec(namespace: str, **settings: Any) -> CacheSpec:
     """A cache of the devcluster's shared class."""
     fixed = {"name": "main", "namespace": namespace, "base_name": "cache", "storage_size": 2**20, "storage_class_name": "devcluster-shared"}
-    return CacheSpec.model_validate({**fixed, "loader_image": "devcluster/busybox:1", **settings})
+    return CacheSpec.model_validate({**fixed, "loader_image": "busybox:1.36", **settings})
 
 
 def load_spec(*, name: str = "llama", version: str = "v1", digest: str = "sha256:0a") -> LoadSpec:

@@ -230,10 +230,8 @@ BUSY = SourceUnavailable("throttled", delay=30)
         pytest.param(
             "DeadlineExceeded",
             [],
-            PROGRESS_LINE,
-            LoaderFailed(
-                "Job/models/j was stopped at its limit of 24h 0m; it had 10 of 30 bytes; run it again to go on, or set a longer limit"
-            ),
+            "",
+            LoaderFailed("Job/models/j was stopped at its limit of 24h 0m with 10 B of 30 B; run it again to go on, or set a longer limit"),
             id="out of time, with the limit and how far it was",
         ),
         pytest.param(

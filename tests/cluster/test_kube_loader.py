@@ -1,0 +1,243 @@
+"""The loader's protocol with real Jobs and pods: a shell stands in for the loader, everything around it is real."""
+
+import json
+import threading
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from modelyard.caches import AccessMode, CacheSpec
+from modelyard.errors import ClusterRefused, LoaderFailed, LoaderInterrupted, NotEnoughSpace, VersionConflict
+from modelyard.kube import run_loader
+from modelyard.kube.apply import apply
+from modelyard.kube.client import Kube
+from modelyard.kube.follow import Stuck
+from modelyard.kube.loader_job import loader_job
+from modelyard.kube.run_loader import JobHandle, end_jobs_of_run, ensure_job, remove_job, wait_for_job
+from modelyard.models import LoadResult, LoadSpec, Progress
+from modelyard.plans.claim import ClaimAction, ClaimPlan
+from modelyard.volumes.claims import claim_manifest
+from tests.cluster.support import Manifest, cache_spec, load_spec
+
+pytestmark = pytest.mark.cluster
+
+KEYS = {"AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "hunter2", "ca.crt": "pem"}
+RESULT = LoadResult(digest="sha256:0a", files=2, bytes=30, fetched_bytes=30, seconds=1.5)
+PROGRESS = Progress(bytes=10, total_bytes=30, files=1, total_files=2)
+Builder = Callable[..., Manifest]
+Script = Callable[[str], Builder]
+
+
+def says(data: Any) -> str:
+    return f"echo '{json.dumps(data)}' > /dev/termination-log"
+
+
+SUCCEEDS = says({"event": "result", **RESULT.model_dump()})
+RUNS_ON = "exec sleep 300"
+
+
+@pytest.fixture(autouse=True)
+def _restricted(kube: Kube, namespace: str) -> None:
+    """Every Job of these tests is admitted under the restricted Pod Security level."""
+    labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+    kube.patch_merge("Namespace", namespace, None, {"metadata": {"labels": labels}})
+
+
+@pytest.fixture
+def cache(kube: Kube, namespace: str) -> CacheSpec:
+    """A cache whose claim is there."""
+    spec = cache_spec(namespace)
+    plan = ClaimPlan(ClaimAction.CREATE, namespace, spec.claim, "devcluster-shared", AccessMode.READ_WRITE_MANY, spec.storage_size)
+    kube.create(claim_manifest(spec, plan))
+    return spec
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> Script:
+    """Puts a shell script in the loader's place; gives the builder that does so, as ensure_job now has it."""
+
+    def use(text: str) -> Builder:
+        def with_command(*args: Any, **options: Any) -> Manifest:
+            job = loader_job(*args, **options)
+            job["spec"]["template"]["spec"]["containers"][0]["command"] = ["/bin/sh", "-c", text]
+            return job
+
+        monkeypatch.setattr(run_loader, "loader_job", with_command)
+        return with_command
+
+    return use
+
+
+def ignore(_: object) -> None: ...
+
+
+def wait(kube: Kube, handle: JobHandle, **options: Any) -> LoadResult:
+    return wait_for_job(kube, handle, options.pop("on_progress", ignore), timeout=120, **options)
+
+
+def gone(kube: Kube, kind: str, name: str, namespace: str) -> bool:
+    deadline = time.monotonic() + 30
+    while kube.get(kind, name, namespace) is not None:
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.5)
+    return True
+
+
+def test_a_load_reports_progress_and_result_and_leaves_nothing(kube: Kube, cache: CacheSpec, script: Script) -> None:
+    line = json.dumps({"event": "progress", **PROGRESS.model_dump()})
+    identity = "test $(id -u) = 10001 && test $AWS_SECRET_ACCESS_KEY = hunter2 && test $(cat $AWS_CA_BUNDLE) = pem"
+    script(f"{identity} && touch $MODELYARD_ROOT/f /tmp/f || exit 9; echo '{line}'; sleep 5; {SUCCEEDS}")
+    seen: list[Progress] = []
+    handle = ensure_job(kube, load_spec(), cache, KEYS, "run-1")
+    assert wait(kube, handle, on_progress=seen.append) == RESULT
+    assert seen == [PROGRESS]
+    job = kube.get("Job", handle.name, cache.namespace)
+    assert "hunter2" not in json.dumps(job)
+    remove_job(kube, handle)
+    assert gone(kube, "Job", handle.name, cache.namespace)
+    assert gone(kube, "Secret", handle.name, cache.namespace)
+
+
+def test_a_second_run_adopts_the_job_and_cancelling_the_first_leaves_it(kube: Kube, cache: CacheSpec, script: Script) -> None:
+    script(RUNS_ON)
+    first = ensure_job(kube, load_spec(), cache, KEYS, "run-1")
+    second = ensure_job(kube, load_spec(), cache, KEYS, "run-2")
+    assert (first.adopted, second.adopted, second.uid) == (False, True, first.uid)
+    assert end_jobs_of_run(kube, cache.namespace, "run-1") == ()
+    assert end_jobs_of_run(kube, cache.namespace, "run-2") == (first.name,)
+    assert gone(kube, "Job", first.name, cache.namespace)
+
+
+def test_a_run_killed_before_the_secret_is_completed_by_the_next(kube: Kube, cache: CacheSpec, script: Script) -> None:
+    build = script(f'test "$AWS_ACCESS_KEY_ID" = id || exit 9; {SUCCEEDS}')
+    spec = load_spec()
+    name = loader_job(spec, cache, run_id="killed")["metadata"]["name"]
+    kube.create(build(spec, cache, run_id="killed", secret_name=name))  # and here the first run died
+    handle = ensure_job(kube, spec, cache, KEYS, "run-2")
+    assert handle.adopted
+    secret = kube.get("Secret", name, cache.namespace)
+    assert secret
+    assert [owner["uid"] for owner in secret["metadata"]["ownerReferences"]] == [handle.uid]
+    assert wait(kube, handle) == RESULT
+
+
+def test_a_finished_job_is_replaced(kube: Kube, cache: CacheSpec, script: Script) -> None:
+    script(SUCCEEDS)
+    first = ensure_job(kube, load_spec(), cache, {}, "run-1")
+    wait(kube, first)
+    second = ensure_job(kube, load_spec(), cache, {}, "run-2")
+    assert (second.adopted, second.uid == first.uid) == (False, False)
+    remove_job(kube, first)  # the first run's hand does not reach the second's Job
+    assert wait(kube, second) == RESULT
+
+
+def test_other_content_is_refused_while_it_loads_and_replaced_if_it_never_began(kube: Kube, cache: CacheSpec, script: Script) -> None:
+    build = script(RUNS_ON)
+    kube.create(build(load_spec(digest="sha256:0b"), cache, run_id="killed"))
+    handle = ensure_job(kube, load_spec(digest="sha256:0c"), cache, {}, "run-1")
+    assert not handle.adopted
+    words = rf"Job/{cache.namespace}/{handle.name} is loading .* cancel flow run run-1, or `kubectl -n \S+ delete job {handle.name}`"
+    with pytest.raises(VersionConflict, match=words):
+        ensure_job(kube, load_spec(digest="sha256:0d"), cache, {}, "run-2")
+
+
+def test_a_job_of_another_is_left_alone(kube: Kube, cache: CacheSpec, script: Script) -> None:
+    foreign = script(RUNS_ON)(load_spec(), cache, run_id="run-1")
+    foreign["metadata"]["labels"] = {}
+    kube.create(foreign)
+    with pytest.raises(ClusterRefused, match="was not made by Modelyard"):
+        ensure_job(kube, load_spec(), cache, {}, "run-1")
+
+
+def test_a_permanent_error_of_the_loader_ends_the_job_at_its_first_pod(kube: Kube, cache: CacheSpec, script: Script) -> None:
+    error = NotEnoughSpace("claim cache: 3 TiB are missing")
+    script(f"{says(error.to_data())}; exit 1")
+    handle = ensure_job(kube, load_spec(), cache, {}, "run-1")
+    with pytest.raises(NotEnoughSpace, match="3 TiB are missing"):
+        wait(kube, handle)
+    assert len(kube.list("Pod", cache.namespace, label_selector=f"job-name={handle.name}")) == 1
+
+
+def test_no_report_is_told_with_exit_code_and_log(kube: Kube, cache: CacheSpec, script: Script) -> None:
+    script("echo ImportError: boto3 >&2; exit 1")
+    handle = ensure_job(kube, load_spec(), cache, {}, "run-1")
+    with pytest.raises(LoaderFailed, match=r"ended with exit code 1; end of its log: ImportError: boto3"):
+        wait(kube, handle)
+
+
+def test_a_deleted_job_interrupts_the_wait(kube: Kube, cache: CacheSpec, script: Script) -> None:
+    script(RUNS_ON)
+    handle = ensure_job(kube, load_spec(), cache, {}, "run-1")
+    threading.Timer(3, end_jobs_of_run, (kube, cache.namespace, "run-1")).start()
+    with pytest.raises(LoaderInterrupted, match="was deleted while it ran"):
+        wait(kube, handle)
+
+
+def test_the_limit_is_named(kube: Kube, cache: CacheSpec, script: Script) -> None:
+    line = json.dumps({"event": "progress", **PROGRESS.model_dump()})
+    script(f"echo '{line}'; {RUNS_ON}")
+    handle = ensure_job(kube, load_spec(), cache, {}, "run-1", deadline=timedelta(seconds=8))
+    with pytest.raises(LoaderFailed, match=r"was stopped at its limit of 8s with 10 B of 30 B"):
+        wait(kube, handle)
+
+
+def test_a_pod_killed_from_outside_is_followed_by_another(kube: Kube, cache: CacheSpec, script: Script) -> None:
+    script(f"test -f $MODELYARD_ROOT/again && {{ {SUCCEEDS}; exit; }}; touch $MODELYARD_ROOT/again; {RUNS_ON}")
+    handle = ensure_job(kube, load_spec(), cache, {}, "run-1")
+    notes: list[str] = []
+
+    def kill() -> None:
+        for pod in kube.list("Pod", cache.namespace, label_selector=f"job-name={handle.name}"):
+            kube.delete("Pod", pod["metadata"]["name"], cache.namespace)
+
+    threading.Timer(5, kill).start()
+    assert wait(kube, handle, on_note=notes.append) == RESULT
+
+
+def test_an_image_that_is_not_there_is_noted_and_ends_the_wait(kube: Kube, cache: CacheSpec, script: Script) -> None:
+    script(RUNS_ON)
+    broken = cache.model_copy(update={"loader_image": "loader:nowhere"})
+    handle = ensure_job(kube, load_spec(), broken, KEYS, "run-1")
+    notes: list[str] = []
+    with pytest.raises(Stuck, match=r"does not start: image loader:nowhere cannot be pulled: \w+: .*loader:nowhere"):
+        wait(kube, handle, on_note=notes.append, patience=8)
+    assert [note for note in notes if "cannot be pulled" in note][1:] == []
+    assert gone(kube, "Job", handle.name, cache.namespace)
+
+
+def test_pod_security_is_told_in_its_own_words(kube: Kube, cache: CacheSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    def as_root(*args: Any, **options: Any) -> Manifest:
+        job = loader_job(*args, **options)
+        job["spec"]["template"]["spec"]["securityContext"] = {}
+        return job
+
+    monkeypatch.setattr(run_loader, "loader_job", as_root)
+    handle = ensure_job(kube, load_spec(), cache, {}, "run-1")
+    with pytest.raises(Stuck, match=r"the namespace's Pod Security level refuses the pod: .*runAsNonRoot != true"):
+        wait(kube, handle, patience=3)
+
+
+def test_a_quota_without_room_is_noted(kube: Kube, cache: CacheSpec, script: Script) -> None:
+    script(SUCCEEDS)
+    quota = {"metadata": {"name": "q", "namespace": cache.namespace}, "spec": {"hard": {"pods": "0"}}}
+    apply(kube, {"apiVersion": "v1", "kind": "ResourceQuota", **quota})
+    handle = ensure_job(kube, load_spec(), cache, {}, "run-1")
+    noted = threading.Event()
+    notes: list[str] = []
+
+    def on_note(note: str) -> None:
+        notes.append(note)
+        kube.delete("ResourceQuota", "q", cache.namespace)
+        noted.set()
+
+    assert wait(kube, handle, on_note=on_note) == RESULT
+    assert "the namespace's ResourceQuota leaves no room for the pod" in notes[0]
+
+
+def test_every_run_of_one_load_shares_one_name(cache: CacheSpec) -> None:
+    specs: list[LoadSpec] = [load_spec(), load_spec(digest="sha256:0b")]
+    assert len({loader_job(spec, cache, run_id=str(number))["metadata"]["name"] for number, spec in enumerate(specs)}) == 1
