@@ -19,6 +19,7 @@ from devcluster.processes import read_status
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Run one command; return the exit status."""
     options = _parser().parse_args(argv)
     try:
         return int(options.run(options) or 0)

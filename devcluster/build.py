@@ -1,8 +1,7 @@
-"""The programs of the cluster: built from pinned Go modules and taken from two Debian packages, once, into the cache.
+"""Build the programs from pinned Go modules, once, into the cache.
 
 Each module below go/ has its own place in the cache, named by a key of everything its binaries depend on; a change of
 our provisioner rebuilds the Kubernetes binary and nothing else. The checksums in go.sum make the builds repeatable.
-Set DEVCLUSTER_ASSETS to a directory with the programs to build nothing.
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ import hashlib
 import os
 import re
 import shutil
-import subprocess
 import tempfile
 import threading
 import time
@@ -53,47 +51,9 @@ MODULES = (
     Module("coredns", {"coredns": "."}),
 )  # fmt: skip
 
-# The Kubernetes binary takes its part by the name it is called by.
-KUBERNETES_PROGRAMS = (
-    "kube-apiserver", "kube-controller-manager", "kube-proxy", "kube-scheduler", "kubectl", "kubelet", "provisioner",
-)  # fmt: skip
-
-# Unpacked, not installed: installing etcd-server starts a service, and busybox-static replaces the machine's busybox.
-DEBIAN_PROGRAMS = {"etcd": ("etcd-server", "usr/bin/etcd"), "busybox": ("busybox-static", "bin/busybox")}
-
-
-def assets() -> Path | None:
-    """The directory of prebuilt programs, if the user gave one."""
-    given = os.environ.get("DEVCLUSTER_ASSETS")
-    return Path(given).resolve() if given else None
-
-
-def provide_programs() -> dict[str, Path]:
-    """Every program by name, built or taken from the cache."""
-    found = _from_assets() or {}
-    wanted = [module for module in MODULES if not set(module.programs) <= set(found)]
-    if wanted and assets():
-        lacking = ", ".join(name for module in wanted for name in module.programs if name not in found)
-        raise DevclusterError(f"DEVCLUSTER_ASSETS={assets()} lacks {lacking}; add them, or unset it to build them")
-    for module, directory in zip(wanted, build_all(wanted), strict=True):
-        found.update({name: directory / name for name in module.programs})
-    for name, (package, path) in DEBIAN_PROGRAMS.items():
-        found[name] = found.get(name) or _unpack(package) / path
-    found.update({name: found["kubernetes"] for name in KUBERNETES_PROGRAMS})
-    return found
-
-
-def _from_assets() -> dict[str, Path] | None:
-    directory = assets()
-    if directory is None:
-        return None
-    if not directory.is_dir():
-        raise DevclusterError(f"DEVCLUSTER_ASSETS={directory} is not a directory")
-    names = [name for module in MODULES for name in module.programs] + list(DEBIAN_PROGRAMS)
-    return {name: directory / name for name in names if (directory / name).exists()}
-
 
 def built(module: Module) -> bool:
+    """Whether the cache has all of the module's programs."""
     return all((_directory(module) / program).exists() for program in module.programs)
 
 
@@ -128,14 +88,16 @@ def build_all(modules: list[Module]) -> list[Path]:
         cache_root().mkdir(parents=True, exist_ok=True)
         with locked(cache_root() / ".build.lock"):
             # Another process may have built them while this one waited.
-            missing = [module for module in missing if not built(module)]
-            _build_missing(missing)
+            _build_missing([module for module in missing if not built(module)])
     return [_directory(module) for module in modules]
 
 
 def _build_missing(missing: list[Module]) -> None:
     if not missing:
         return
+    for leftover in (cache_root() / "bin").glob(".*"):
+        # Of a killed build: nobody else builds now.
+        shutil.rmtree(leftover)
     running: dict[str, float] = {}
     progress(f"building {len(missing)} Go modules once ({', '.join(module.name for module in missing)}); minutes, not seconds")
     with _reports(running, len(missing)), ThreadPoolExecutor(PARALLEL) as pool:
@@ -171,10 +133,9 @@ def _build(module: Module, running: dict[str, float]) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{module.name}."))
     environment = {**os.environ, "CGO_ENABLED": "0", "GOFLAGS": "-mod=readonly -buildvcs=false", "GOWORK": "off"}
-    packages = list(module.programs.values())
     try:
         # With a directory as output each binary is named after its package; "." is named after the module.
-        run(["go", "build", "-trimpath", "-ldflags", LDFLAGS, "-o", f"{partial}/", *packages],
+        run(["go", "build", "-trimpath", "-ldflags", LDFLAGS, "-o", f"{partial}/", *module.programs.values()],
             cwd=SOURCES / module.name, env=environment)  # fmt: skip
         partial.chmod(0o755)
         shutil.rmtree(target, ignore_errors=True)
@@ -185,22 +146,3 @@ def _build(module: Module, running: dict[str, float]) -> None:
         shutil.rmtree(partial, ignore_errors=True)
     running[module.name] = -1
     progress(f"built {module.name} in {time.monotonic() - begun:.0f} s")
-
-
-def _unpack(package: str) -> Path:
-    """The unpacked Debian package, from the cache or the machine's apt sources."""
-    target = cache_root() / "debian" / package
-    if target.is_dir():
-        return target
-    target.parent.mkdir(parents=True, exist_ok=True)
-    from devcluster.host import with_lists_renewed
-
-    progress(f"downloading Debian package {package}")
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{package}.") as scratch:
-        # apt drops to a user of its own for downloads, who must be able to write here.
-        os.chmod(scratch, 0o777)
-        with_lists_renewed(["download", package], cwd=Path(scratch))
-        (archive,) = Path(scratch).glob("*.deb")
-        subprocess.run(["dpkg-deb", "--extract", archive, f"{scratch}/root"], check=True)
-        os.rename(f"{scratch}/root", target)
-    return target

@@ -48,7 +48,7 @@ def join_cgroup(block: Block) -> None:
 def mount_cgroups() -> None:
     """Inside the cgroup and mount namespaces: show the cluster's cgroup as the root, and leave it on v2 for a leaf."""
     mounts = [(hierarchy, _mount_type(hierarchy)) for hierarchy in _hierarchies()]
-    links = {path: os.readlink(path) for path in ROOT.iterdir() if path.is_symlink()}
+    links = {path: path.readlink() for path in ROOT.iterdir() if path.is_symlink()}
     # The kernel refuses the same file system again on the same mount point, so something else comes between.
     run(["mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", ROOT])
     for hierarchy, options in mounts:
@@ -95,7 +95,7 @@ def remove_cgroups(block: Block) -> None:
     for top in left_cgroups(block):
         for directory, _, _ in os.walk(top, topdown=False):
             try:
-                os.rmdir(directory)
+                Path(directory).rmdir()
             except OSError:
                 # Its last process is still ending; the caller tries again.
                 continue

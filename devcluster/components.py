@@ -44,10 +44,8 @@ def components(layout: Layout, block: Block, seed_images: Callable[[], None]) ->
 
 def _flags(**values: str | int | bool) -> tuple[str, ...]:
     """`bind_address="x"` becomes `--bind-address=x`."""
-    def text(value: str | int | bool) -> str:
-        return str(value).lower() if isinstance(value, bool) else str(value)
-
-    return tuple(f"--{name.replace('_', '-')}={text(value)}" for name, value in values.items())
+    words = {True: "true", False: "false"}
+    return tuple(f"--{name.replace('_', '-')}={words[value] if isinstance(value, bool) else value}" for name, value in values.items())
 
 
 def _control_plane(layout: Layout, block: Block) -> tuple[Component, ...]:
@@ -169,9 +167,7 @@ def _services(layout: Layout, block: Block) -> tuple[Component, ...]:
 
 def s3_environment(layout: Layout) -> dict[str, str]:
     """The root keys in the variables the gateway reads; on its command line everybody could."""
-    values = dict(
-        line.split(" = ", 1) for line in layout.s3_credentials.read_text().splitlines() if " = " in line
-    )
+    values = dict(line.split(" = ", 1) for line in layout.s3_credentials.read_text().splitlines() if " = " in line)
     return {"ROOT_ACCESS_KEY": values["aws_access_key_id"], "ROOT_SECRET_KEY": values["aws_secret_access_key"]}
 
 

@@ -65,6 +65,7 @@ def registry_hosts(block: Block) -> str:
 
 
 def cni(block: Block) -> dict[str, Any]:
+    """Pods on one bridge; hairpin, so that a pod reaches itself through its Service."""
     bridge = {
         "type": "bridge",
         "bridge": BRIDGE,
@@ -132,6 +133,7 @@ def kubelet(layout: Layout, block: Block) -> dict[str, Any]:
 
 
 def registry(layout: Layout, block: Block) -> dict[str, Any]:
+    """Files below the state directory; deleting allowed, for tests of what a missing image does."""
     return {
         "version": "0.1",
         "log": {"level": "warn", "accesslog": {"disabled": False}},

@@ -10,13 +10,11 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from devcluster.build import MODULES, assets, built, required_go
-from devcluster.commands import progress, run, succeeds
-from devcluster.errors import CommandError, RequirementsError
+from devcluster.build import MODULES, built, required_go
+from devcluster.commands import run, succeeds
+from devcluster.errors import RequirementsError
 from devcluster.paths import cache_root, state_root
-
-PACKAGES = ("runc", "containernetworking-plugins", "nftables", "conntrack", "iproute2", "e2fsprogs", "openssl", "mount")
-IMAGE_PACKAGES = ("buildah", "mmdebstrap")
+from devcluster.programs import assets
 
 STATE_GIB, BUILD_GIB, MEMORY_GIB = 3, 8, 4
 
@@ -82,37 +80,3 @@ def _go_problems() -> Iterator[str]:
     match = re.match(r"go(\d+)\.(\d+)(?:\.(\d+))?", version)
     if match is None or tuple(int(part or 0) for part in match.groups()) < wanted:
         yield f"go is {version}; {text} or newer is needed"
-
-
-def missing_packages(packages: tuple[str, ...]) -> list[str]:
-    """Those of the packages that are not installed."""
-    missing = []
-    for package in packages:
-        try:
-            status = run(["dpkg-query", "--show", "--showformat=${db:Status-Status}", package])
-        except CommandError:
-            status = "unknown"
-        if status != "installed":
-            missing.append(package)
-    return missing
-
-
-def install_packages(packages: tuple[str, ...] = PACKAGES) -> None:
-    """Install what is missing, after an update when the package lists are too old or none."""
-    missing = missing_packages(packages)
-    if not missing:
-        return
-    progress(f"installing Debian packages: {' '.join(missing)}")
-    with_lists_renewed(["install", "--yes", "--no-install-recommends", *missing])
-
-
-def with_lists_renewed(arguments: list[str], cwd: Path | None = None) -> None:
-    """Run apt-get; on failure once more after `apt-get update`."""
-    # Another apt-get (unattended upgrades, a second cluster) is waited for.
-    apt = ["apt-get", "--quiet", "-o", "DPkg::Lock::Timeout=300"]
-    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    try:
-        run([*apt, *arguments], env=environment, cwd=cwd)
-    except CommandError:
-        run([*apt, "update"], env=environment)
-        run([*apt, *arguments], env=environment, cwd=cwd)

@@ -1,28 +1,30 @@
 """Images without Docker: build with buildah as root, push into the cluster's registry.
 
 The base is Debian with Python, made by mmdebstrap from the machine's own apt sources: no registry of the world is asked.
-buildah's storage is in the cache, so that the machine's own containers are never touched. Isolation is chroot, for
-crun and runc refuse to run where cgroups are hybrid. Nothing of the host's settings or network secrets reaches the
-build: the caller puts wheels into the context.
+buildah's storage and settings are in the cache, so that the machine's own containers are never touched. Isolation is
+chroot, for crun and runc refuse to run where cgroups are hybrid. Nothing of the host's settings or network secrets
+reaches the build: the caller puts wheels into the context.
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
 import tempfile
 from functools import cache
 from pathlib import Path
 
-from devcluster.commands import progress, run, succeeds
-from devcluster.errors import DevclusterError
-from devcluster.host import IMAGE_PACKAGES, install_packages
+from devcluster.commands import progress, run
+from devcluster.errors import CommandError, DevclusterError
 from devcluster.network import locked
-from devcluster.paths import cache_root
+from devcluster.packages import IMAGES, install_packages
+from devcluster.paths import cache_root, write_atomically
 from devcluster.registry import Registry
 
 SUITE = "bookworm"
 BASE = f"localhost/modelyard-base:{SUITE}"
 BASE_PACKAGES = ("python3", "python3-venv", "ca-certificates")
+APT = Path("/etc/apt")
 
 
 def build_image(registry: str, label: str, context: Path, file: Path | None, tag: str) -> tuple[str, str]:
@@ -33,24 +35,27 @@ def build_image(registry: str, label: str, context: Path, file: Path | None, tag
     dockerfile = (file or context / "Dockerfile").resolve()
     if not dockerfile.is_file():
         raise DevclusterError(f"{label}: there is no Dockerfile {dockerfile}; name it with --file")
-    install_packages(IMAGE_PACKAGES)
+    install_packages(IMAGES)
     ensure_base()
     progress(f"building {label} as {tag}")
-    run([*_buildah(), "build", "--isolation", "chroot", "--pull-never", "--layers", "--timestamp", "0",
-         "--build-arg", f"BASE={BASE}", "--file", dockerfile, "--tag", f"localhost/{tag}", context.resolve()])  # fmt: skip
+    _buildah(
+        "build", "--isolation", "chroot", "--pull-never", "--layers", "--timestamp", "0", "--build-arg", f"BASE={BASE}",
+        "--file", dockerfile, "--tag", f"localhost/{tag}", context.resolve(),
+    )  # fmt: skip
     return load_image(registry, tag)
 
 
 def load_image(registry: str, image: str) -> tuple[str, str]:
     """Push an image of the build storage; return the reference for pods and the digest."""
+    install_packages(IMAGES)
     repository, tag = split_reference(image)
+    target = f"{registry}/{repository}:{tag}"
     with tempfile.NamedTemporaryFile("r", prefix="devcluster-digest-") as digest:
-        run([*_buildah(), "push", "--tls-verify=false", "--digestfile", digest.name,
-             _local_name(image), f"docker://{registry}/{repository}:{tag}"])  # fmt: skip
+        _buildah("push", "--tls-verify=false", "--digestfile", digest.name, _local_name(image), f"docker://{target}")
         pushed = digest.read().strip()
     if Registry(registry).digest(repository, tag) != pushed:
-        raise DevclusterError(f"{image}: the registry {registry} does not have the digest {pushed} that was pushed; push again")
-    return f"{registry}/{repository}:{tag}", pushed
+        raise DevclusterError(f"{image}: {target} is not the digest {pushed} that was pushed; something else pushed too, push again")
+    return target, pushed
 
 
 def split_reference(image: str) -> tuple[str, str]:
@@ -65,21 +70,10 @@ def split_reference(image: str) -> tuple[str, str]:
 
 
 def _local_name(image: str) -> str:
+    """How the storage calls it: what is built without a registry's name is localhost's."""
     repository, tag = split_reference(image)
     plain = f"{repository}:{tag}"
-    return f"localhost/{plain}" if image in (plain, repository) else image
-
-
-@cache
-def _buildah() -> tuple[str | Path, ...]:
-    """buildah with storage of its own; overlay where it works, else vfs, which copies every layer but works anywhere."""
-    storage = cache_root() / "images"
-    run_root = Path("/run/modelyard-devcluster-images")
-    base: tuple[str | Path, ...] = ("buildah", "--root", storage / "overlay", "--runroot", run_root / "overlay")
-    overlay = (*base, "--storage-driver", "overlay")
-    if succeeds([*overlay, "images"]):
-        return overlay
-    return ("buildah", "--root", storage / "vfs", "--runroot", run_root / "vfs", "--storage-driver", "vfs")
+    return f"localhost/{plain}" if image in {plain, repository} else image
 
 
 def ensure_base() -> None:
@@ -87,26 +81,59 @@ def ensure_base() -> None:
     key = hashlib.sha256(" ".join((SUITE, *BASE_PACKAGES)).encode()).hexdigest()[:12]
     keyed = f"{BASE}-{key}"
     with locked(cache_root() / ".base.lock"):
-        if not succeeds([*_buildah(), "inspect", "--type", "image", keyed]):
+        try:
+            _buildah("inspect", "--type", "image", keyed)
+        except CommandError:
             _make_base(keyed)
-        run([*_buildah(), "tag", keyed, BASE])
+        _buildah("tag", keyed, BASE)
 
 
 def _make_base(name: str) -> None:
-    progress(f"making the base image: Debian {SUITE} with {', '.join(BASE_PACKAGES)}")
+    progress(f"making the base image once: Debian {SUITE} with {', '.join(BASE_PACKAGES)}")
     with tempfile.TemporaryDirectory(dir=cache_root(), prefix=".base.") as scratch:
         archive = Path(scratch) / "base.tar"
-        run(["mmdebstrap", "--quiet", "--variant=essential", f"--include={','.join(BASE_PACKAGES)}", SUITE, archive, "-"],
-            stdin=apt_sources())  # fmt: skip
-        container = run([*_buildah(), "from", "scratch"]).strip()
+        include = f"--include={','.join(BASE_PACKAGES)}"
+        run(["mmdebstrap", "--quiet", "--variant=essential", include, SUITE, archive, *apt_sources()])
+        container = _buildah("from", "scratch").strip()
         try:
-            run([*_buildah(), "add", container, archive, "/"])
-            run([*_buildah(), "commit", "--timestamp", "0", container, name])
+            _buildah("add", container, archive, "/")
+            _buildah("commit", "--timestamp", "0", container, name)
         finally:
-            run([*_buildah(), "rm", container])
+            _buildah("rm", container)
 
 
-def apt_sources() -> str:
-    """The machine's own Debian sources; third-party ones would need their keys in the base."""
-    files = [Path("/etc/apt/sources.list"), *sorted(Path("/etc/apt/sources.list.d").glob("debian*.sources"))]
-    return "\n\n".join(file.read_text() for file in files if file.exists())
+def apt_sources() -> list[Path]:
+    """The machine's own sources of the base's suite; third-party ones would need their keys in the base."""
+    files = [APT / "sources.list", *sorted((APT / "sources.list.d").glob("debian*.sources"))]
+    of_suite = [file for file in files if file.exists() and SUITE in file.read_text()]
+    if not of_suite:
+        raise DevclusterError(f"the base image is Debian {SUITE}; no apt source below {APT} has that suite, so add one")
+    return of_suite
+
+
+def _buildah(*arguments: str | Path) -> str:
+    return run(["buildah", *_storage(), *arguments], env=_environment())
+
+
+@cache
+def _storage() -> tuple[str | Path, ...]:
+    """A storage of our own; overlay where it works, else vfs, which copies every layer but works anywhere."""
+    storages = [
+        ("--root", cache_root() / "images" / driver, "--runroot", f"/run/devcluster-images/{driver}", "--storage-driver", driver)
+        for driver in ("overlay", "vfs")
+    ]
+    try:
+        run(["buildah", *storages[0], "images"], env=_environment())
+    except CommandError:
+        return storages[1]
+    return storages[0]
+
+
+@cache
+def _environment() -> dict[str, str]:
+    """Settings of our own: else buildah makes /etc/cni, and takes the user's storage settings."""
+    settings = cache_root() / "images" / "settings"
+    write_atomically(settings / "containers.conf", f'[network]\nnetwork_config_dir = "{settings}/networks"\n')
+    write_atomically(settings / "storage.conf", "[storage]\n")
+    own = {"CONTAINERS_CONF": str(settings / "containers.conf"), "CONTAINERS_STORAGE_CONF": str(settings / "storage.conf")}
+    return {**os.environ, **own}

@@ -24,6 +24,7 @@ CLONE_NEWPID, CLONE_NEWNET = 0x20000000, 0x40000000
 
 
 def unshare(flags: int) -> None:
+    """Leave the namespaces that the flags name for new ones."""
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.unshare(flags):
         number = ctypes.get_errno()
@@ -31,6 +32,7 @@ def unshare(flags: int) -> None:
 
 
 def main() -> None:
+    """Start the supervisor of the state directory that is the argument, and return."""
     directory = sys.argv[1]
     join_cgroup(block_of(Layout(Path(directory))))
     unshare(CLONE_NEWNS | CLONE_NEWCGROUP | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWPID | CLONE_NEWNET)
@@ -41,7 +43,7 @@ def main() -> None:
     run(["mount", "--make-rprivate", "/"])
     run(["mount", "-t", "proc", "proc", "/proc"])
     mount_cgroups()
-    os.execv(sys.executable, [sys.executable, "-m", SUPERVISOR, directory])
+    os.execv(sys.executable, [sys.executable, "-m", SUPERVISOR, directory])  # noqa: S606 - no shell is the point
 
 
 if __name__ == "__main__":

@@ -15,18 +15,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from devcluster.build import provide_programs
 from devcluster.cgroups import left_cgroups, remove_cgroups
 from devcluster.cluster import Cluster, describe
 from devcluster.commands import progress, run
 from devcluster.configs import make_s3_credentials, storage_classes, write_configs
 from devcluster.errors import DevclusterError, NotRunningError, StartError
 from devcluster.health import check, wait_ready
-from devcluster.host import check_requirements, install_packages
+from devcluster.host import check_requirements
 from devcluster.network import Block, claim_block, connect_host, disconnect_host, host_end, locked, read_slot
+from devcluster.packages import CLUSTER, install_packages
 from devcluster.paths import REPOSITORY, Layout, layout
 from devcluster.pki import make_pki, write_kubeconfigs
 from devcluster.processes import find_supervisor, kill_and_wait
+from devcluster.programs import provide_programs
 
 START_TIMEOUT = 120.0
 HEAL_TIMEOUT = 30.0
@@ -40,7 +41,7 @@ def up(name: str | None = None) -> Cluster:
         if _is_healthy(here):
             return connect(here.name)
         check_requirements()
-        install_packages()
+        install_packages(CLUSTER)
         programs = provide_programs()
         started = time.monotonic()
         _stop(here)
@@ -121,7 +122,7 @@ def _link_programs(here: Layout, programs: dict[str, Path]) -> None:
         partial = here.binaries / f".{name}"
         partial.unlink(missing_ok=True)
         partial.symlink_to(target)
-        os.replace(partial, here.binaries / name)
+        partial.replace(here.binaries / name)
 
 
 def _launch(here: Layout) -> int:

@@ -48,8 +48,8 @@ def _kept_visible(layout: Layout) -> Iterator[None]:
     handles = {path: os.open(path, os.O_PATH) for path in hidden}
     yield
     for path, handle in handles.items():
-        if os.path.isdir(f"/proc/self/fd/{handle}"):
-            os.makedirs(path, exist_ok=True)
+        if Path(f"/proc/self/fd/{handle}").is_dir():
+            Path(path).mkdir(parents=True, exist_ok=True)
         # Not canonicalized: the name behind the link is the one that is hidden now.
         run(["mount", "--no-canonicalize", "--bind", f"/proc/self/fd/{handle}", path], pass_fds=[handle])
         os.close(handle)

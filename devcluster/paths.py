@@ -25,10 +25,12 @@ def _xdg(variable: str, default: str) -> Path:
 
 
 def state_root() -> Path:
+    """Of all clusters."""
     return _xdg("XDG_STATE_HOME", ".local/state")
 
 
 def cache_root() -> Path:
+    """Of programs and images; removing it costs a build."""
     return _xdg("XDG_CACHE_HOME", ".cache")
 
 
@@ -112,7 +114,7 @@ def write_atomically(path: Path, content: str | bytes, mode: int = 0o644) -> Non
         with os.fdopen(handle, "wb") as file:
             file.write(content.encode() if isinstance(content, str) else content)
             os.fchmod(file.fileno(), mode)
-        os.replace(temporary, path)
+        Path(temporary).replace(path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise

@@ -6,6 +6,7 @@ import http.client
 import socket
 import ssl
 from collections.abc import Callable
+from http import HTTPStatus
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -43,7 +44,7 @@ def accepts(path: str) -> Probe:
 
 def answers(url: str, context: ssl.SSLContext | None = None) -> Probe:
     """A GET of the URL is answered with 200."""
-    return lambda: status_of(url, context) == 200
+    return lambda: status_of(url, context) == HTTPStatus.OK
 
 
 def status_of(url: str, context: ssl.SSLContext | None = None) -> int | None:
@@ -51,9 +52,7 @@ def status_of(url: str, context: ssl.SSLContext | None = None) -> int | None:
     parts = urlsplit(url)
     connection: http.client.HTTPConnection
     if parts.scheme == "https":
-        connection = http.client.HTTPSConnection(
-            parts.hostname or "", parts.port, timeout=TIMEOUT, context=context or unverified()
-        )
+        connection = http.client.HTTPSConnection(parts.hostname or "", parts.port, timeout=TIMEOUT, context=context or unverified())
     else:
         connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=TIMEOUT)
     try:

@@ -24,7 +24,7 @@ def find_supervisor(layout: Layout) -> int | None:
 
 
 def _pids() -> list[int]:
-    return [int(entry) for entry in os.listdir("/proc") if entry.isdigit()]
+    return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
 
 
 def _is_supervisor(pid: int, layout: Layout) -> bool:
@@ -34,7 +34,7 @@ def _is_supervisor(pid: int, layout: Layout) -> bool:
         if words[1:4] != ["-m", SUPERVISOR, str(layout.directory)] or _inner_pids(process)[-1] != 1:
             return False
         # The same path below another root (chroot) is another cluster.
-        return os.path.samestat(os.stat(f"{process}/root{layout.directory}"), os.stat(layout.directory))
+        return Path(f"{process}/root{layout.directory}").samefile(layout.directory)
     except OSError:
         return False
 
@@ -52,10 +52,10 @@ def pid_of(layout: Layout, component: str) -> int:
     supervisor = find_supervisor(layout)
     inner = read_status(layout).get(component, {}).get("pid")
     if supervisor is not None and inner:
-        namespace = os.stat(f"/proc/{supervisor}/ns/pid").st_ino
+        namespace = Path(f"/proc/{supervisor}/ns/pid").stat().st_ino
         for pid in _pids():
             try:
-                if os.stat(f"/proc/{pid}/ns/pid").st_ino == namespace and _inner_pids(Path("/proc", str(pid)))[-1] == inner:
+                if Path(f"/proc/{pid}/ns/pid").stat().st_ino == namespace and _inner_pids(Path("/proc", str(pid)))[-1] == inner:
                     return pid
             except OSError:
                 continue

@@ -10,13 +10,14 @@ import hashlib
 import http.client
 import io
 import json
-import os
 import platform
-import subprocess
 import tarfile
 from dataclasses import dataclass
+from http import HTTPStatus
+from pathlib import Path
 from urllib.parse import urlencode, urlsplit
 
+from devcluster.commands import run
 from devcluster.errors import DevclusterError
 
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
@@ -51,13 +52,13 @@ class Registry:
     def push_blob(self, repository: str, content: bytes) -> str:
         """Upload unless it is there; return the digest."""
         digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
-        if self._request("HEAD", f"/v2/{repository}/blobs/{digest}").status == 200:
+        if self._request("HEAD", f"/v2/{repository}/blobs/{digest}").status == HTTPStatus.OK:
             return digest
         begun = self._request("POST", f"/v2/{repository}/blobs/uploads/")
         location = urlsplit(begun.headers.get("Location", ""))
         query = "&".join(part for part in (location.query, urlencode({"digest": digest})) if part)
         done = self._request("PUT", f"{location.path}?{query}", content, Content_Type="application/octet-stream")
-        if done.status != 201:
+        if done.status != HTTPStatus.CREATED:
             raise DevclusterError(f"registry {self.address}: blob {digest} of {repository} refused with {done.status}")
         return digest
 
@@ -77,7 +78,7 @@ class Registry:
             "layers": [{"mediaType": LAYER, "digest": layer_digest, "size": len(layer)}],
         })  # fmt: skip
         done = self._request("PUT", f"/v2/{repository}/manifests/{tag}", manifest, Content_Type=MANIFEST)
-        if done.status != 201:
+        if done.status != HTTPStatus.CREATED:
             raise DevclusterError(f"registry {self.address}: {repository}:{tag} refused with {done.status}")
 
 
@@ -85,7 +86,7 @@ def _canonical(value: object) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
 
 
-def seed_images(address: str, busybox: str = "/bin/busybox") -> None:
+def seed_images(address: str, busybox: Path) -> None:
     """Push what every cluster needs, unless it is there."""
     registry = Registry(address)
     wanted = {
@@ -100,26 +101,23 @@ def seed_images(address: str, busybox: str = "/bin/busybox") -> None:
             registry.push_image(repository, tag, layer, command)
 
 
-def busybox_layer(busybox: str) -> bytes:
+def busybox_layer(busybox: Path) -> bytes:
     """A file system of one program under all its names; the same bytes each time."""
-    with open(busybox, "rb") as file:
-        program = file.read()
-    applets = subprocess.run([busybox, "--list"], capture_output=True, text=True, check=True).stdout.split()
+    program = busybox.read_bytes()
+    applets = run([busybox, "--list"]).split()
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
         for directory, mode in (("bin", 0o755), ("etc", 0o755), ("mnt", 0o755), ("models", 0o755), ("tmp", 0o1777)):
             _add(archive, directory, mode, kind=tarfile.DIRTYPE)
         _add(archive, "bin/busybox", 0o755, program)
         for applet in sorted(set(applets) - {"busybox"}):
-            _add(archive, f"bin/{os.path.basename(applet)}", 0o777, kind=tarfile.SYMTYPE, target="busybox")
+            _add(archive, f"bin/{applet}", 0o777, kind=tarfile.SYMTYPE, target="busybox")
         _add(archive, "etc/passwd", 0o644, b"root:x:0:0:root:/:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n")
         _add(archive, "etc/group", 0o644, b"root:x:0:\nnogroup:x:65534:\n")
     return buffer.getvalue()
 
 
-def _add(
-    archive: tarfile.TarFile, name: str, mode: int, content: bytes = b"", *, kind: bytes = tarfile.REGTYPE, target: str = ""
-) -> None:
+def _add(archive: tarfile.TarFile, name: str, mode: int, content: bytes = b"", *, kind: bytes = tarfile.REGTYPE, target: str = "") -> None:
     entry = tarfile.TarInfo(name)
     entry.mode, entry.size, entry.type, entry.linkname = mode, len(content), kind, target
     archive.addfile(entry, io.BytesIO(content))

@@ -88,7 +88,7 @@ class Supervisor:
             for process in self.processes.values():
                 try:
                     self.step(process)
-                except Exception:  # pid 1 must not end because of one component
+                except Exception:  # noqa: BLE001 - pid 1 must not end because of one component
                     process.ended()
                     traceback.print_exc()
             self.write_status()
@@ -128,21 +128,24 @@ class Supervisor:
 
 
 def describe(status: int) -> str:
+    """How a process ended, of its wait status."""
     code = os.waitstatus_to_exitcode(status)
     return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit {code}"
 
 
 def say(message: str) -> None:
+    """Into the supervisor's log."""
     print(f"{time.strftime('%H:%M:%S')} {message}", flush=True)
 
 
 def main() -> None:
+    """Run the cluster of the state directory that is the argument, for ever."""
     layout = Layout(Path(sys.argv[1]))
     block = block_of(layout)
     os.chdir("/")
     prepare(layout, block)
     say("namespaces ready")
-    table = components(layout, block, lambda: seed_images(f"{block.gateway}:5000"))
+    table = components(layout, block, lambda: seed_images(f"{block.gateway}:5000", layout.binaries / "busybox"))
     Supervisor(layout, table).run()
 
 
