@@ -14,7 +14,7 @@ from urllib.parse import urlencode
 import urllib3
 from kubernetes.client.api_client import ApiClient
 
-from modelyard.kube.failures import Answer, Expired, NotFound, NotStarted, failure, unreachable
+from modelyard.kube.failures import Answer, BadRequest, Expired, NotFound, failure, unreachable
 from modelyard.kube.resources import Manifest, ObjectRef, ref_of, resource
 
 FIELD_MANAGER = "modelyard"
@@ -129,7 +129,7 @@ class Kube:
         call = Call("read log of", "GET", ObjectRef("Pod", name, namespace), "log", query)
         try:
             return self._answer(call).decode(errors="replace")
-        except (NotFound, NotStarted):
+        except (NotFound, BadRequest):
             return ""
 
     def watch(

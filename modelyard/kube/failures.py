@@ -2,7 +2,8 @@
 
     ClusterUnavailable            no connection, time-out, 429, 500, 502, 503, 504; ``delay`` is the server's Retry-After
     └── Expired                   410: a watch or a page began too long ago; list again
-    ClusterRefused                401, 403, 405, 415, 422 and the rest
+    ClusterRefused                401, 403, 422 and the rest
+    ├── BadRequest                400
     ├── NotFound                  404: the object, its namespace or its kind is not there
     ├── AlreadyExists             409 on create
     └── Changed                   409 elsewhere, 422 for a uid: a precondition does not hold, or another manager owns the field
@@ -43,8 +44,8 @@ class Changed(ClusterRefused):
     """The object is not what the request presumed: another version, another uid, or another owner of a field."""
 
 
-class NotStarted(ClusterRefused):
-    """400: the server cannot make sense of this now; for a log, the container has not started."""
+class BadRequest(ClusterRefused):
+    """The server cannot make sense of the request; asked for a log, that the container has not started."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +92,7 @@ def _refusal(answer: Answer) -> type[ClusterRefused]:
         return AlreadyExists if answer.details().get("reason") == "AlreadyExists" else Changed
     if any(cause.get("field") == "metadata.uid" for cause in _causes(answer.details())):
         return Changed  # a patch that names another uid is told so by validation (422), not as a conflict
-    return NotStarted if answer.status == _BAD_REQUEST else ClusterRefused
+    return BadRequest if answer.status == _BAD_REQUEST else ClusterRefused
 
 
 def retry_after(headers: Mapping[str, str], default: float = 5.0) -> float:

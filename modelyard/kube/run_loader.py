@@ -64,7 +64,7 @@ def relation(live: Manifest, wanted: Manifest) -> Relation:
         return Relation.LEAVING
     if finished(live):
         return Relation.FINISHED
-    if _digest(live) == _digest(wanted):
+    if _mark(live, DIGEST_ANNOTATION) == _mark(wanted, DIGEST_ANNOTATION):
         return Relation.SAME
     never_started = live["spec"].get("suspend") and not (live.get("status") or {}).get("startTime")
     return Relation.ABANDONED if never_started else Relation.OTHER_CONTENT
@@ -118,9 +118,10 @@ def _take_over(kube: Kube, live: Manifest, wanted: Manifest) -> Manifest | None:
 
 
 def _conflict(live: Manifest, wanted: Manifest) -> VersionConflict:
-    ref, run = ref_of(live), live["metadata"]["annotations"].get(RUN_LABEL)
+    ref, run = ref_of(live), _mark(live, RUN_LABEL)
+    theirs, ours = _mark(live, DIGEST_ANNOTATION), _mark(wanted, DIGEST_ANNOTATION)
     return VersionConflict(
-        f"{ref} is loading this version with other content: its listing is {_digest(live)}, this plan's is {_digest(wanted)};"
+        f"{ref} is loading this version with other content: its listing is {theirs}, this plan's is {ours};"
         f" wait for it, or stop it: cancel flow run {run}, or `kubectl -n {ref.namespace} delete job {ref.name}`"
     )
 
@@ -212,7 +213,7 @@ def end_jobs_of_run(kube: Kube, namespace: str, run_id: str) -> tuple[str, ...]:
 def _end(kube: Kube, job: Manifest | None, run_id: str) -> bool:
     """Delete ``job`` if it is still this run's: the version precondition holds off a run that adopts it meanwhile."""
     for _ in range(_CANCEL_TRIES):
-        if job is None or job["metadata"]["annotations"].get(RUN_LABEL) != run_id:
+        if job is None or _mark(job, RUN_LABEL) != run_id:
             return False
         ref, version = ref_of(job), job["metadata"]["resourceVersion"]
         with suppress(Changed):
@@ -221,6 +222,6 @@ def _end(kube: Kube, job: Manifest | None, run_id: str) -> bool:
     return False
 
 
-def _digest(job: Manifest) -> str | None:
-    digest: str | None = (job["metadata"].get("annotations") or {}).get(DIGEST_ANNOTATION)
-    return digest
+def _mark(job: Manifest, key: str) -> str | None:
+    value: str | None = (job["metadata"].get("annotations") or {}).get(key)
+    return value

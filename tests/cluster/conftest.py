@@ -17,16 +17,22 @@ from tests.cluster.support import connect
 
 
 @pytest.fixture(scope="session")
-def kubeconfig() -> str:
-    """The file that reaches the cluster."""
-    if given := os.environ.get("MODELYARD_TEST_KUBECONFIG"):
-        return given
+def cluster() -> devcluster.Cluster | None:
+    """The devcluster; None where the tests run on a cluster that was there before."""
+    if os.environ.get("MODELYARD_TEST_KUBECONFIG"):
+        return None
     try:
-        return str(devcluster.up(os.environ.get("DEVCLUSTER_NAME", "test")).kubeconfig)
+        return devcluster.up(os.environ.get("DEVCLUSTER_NAME", "test"))
     except devcluster.DevclusterError as error:
         if os.environ.get("CI"):
             raise
         pytest.skip(f"no devcluster here: {error}")
+
+
+@pytest.fixture(scope="session")
+def kubeconfig(cluster: devcluster.Cluster | None) -> str:
+    """The file that reaches the cluster."""
+    return str(cluster.kubeconfig) if cluster else os.environ["MODELYARD_TEST_KUBECONFIG"]
 
 
 @pytest.fixture(scope="session")

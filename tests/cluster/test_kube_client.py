@@ -5,8 +5,9 @@ import socket
 import pytest
 
 from modelyard.errors import ClusterRefused, ClusterUnavailable
-from modelyard.kube.client import Kube
+from modelyard.kube.client import Call, Kube
 from modelyard.kube.failures import AlreadyExists, Changed, NotFound
+from modelyard.kube.resources import ObjectRef
 from tests.cluster.support import config_map, connect
 
 pytestmark = pytest.mark.cluster
@@ -58,6 +59,17 @@ def test_forbidden_names_account_verb_and_resource(kubeconfig: str, namespace: s
     stranger = connect(kubeconfig, impersonate="stranger")
     with pytest.raises(ClusterRefused, match=r"account stranger lacks the verb 'create' on 'jobs' in namespace test-\w+; grant it"):
         stranger.create({"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "j", "namespace": namespace}, "spec": {}})
+
+
+def test_a_service_accounts_token_is_sent(kube: Kube, kubeconfig: str, namespace: str) -> None:
+    kube.create({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "robot", "namespace": namespace}})
+    request = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}}
+    call = Call("create token of", "POST", ObjectRef("ServiceAccount", "robot", namespace), "token", body=request)
+    token = kube.send(call)["status"]["token"]
+    robot = connect(kubeconfig, cert_file=None, key_file=None, api_key={"authorization": f"Bearer {token}"})
+    with pytest.raises(ClusterRefused, match=rf"system:serviceaccount:{namespace}:robot lacks the verb 'get' on 'secrets'") as refusal:
+        robot.get("Secret", "s", namespace)
+    assert token not in str(refusal.value)
 
 
 def test_an_invalid_object_is_told_in_the_servers_words(kube: Kube, namespace: str) -> None:

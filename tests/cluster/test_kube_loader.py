@@ -1,6 +1,8 @@
 """The loader's protocol with real Jobs and pods: a shell stands in for the loader, everything around it is real."""
 
 import json
+import os
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -9,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from modelyard.caches import AccessMode, CacheSpec
+from devcluster import Cluster
+from modelyard.caches import AccessMode, CacheSpec, LoaderResources
 from modelyard.errors import ClusterRefused, LoaderFailed, LoaderInterrupted, NotEnoughSpace, VersionConflict
 from modelyard.kube import run_loader
 from modelyard.kube.apply import apply
@@ -17,6 +20,7 @@ from modelyard.kube.client import Kube
 from modelyard.kube.follow import Stuck
 from modelyard.kube.loader_job import loader_job
 from modelyard.kube.run_loader import JobHandle, end_jobs_of_run, ensure_job, remove_job, wait_for_job
+from modelyard.kube.wait import TimedOut
 from modelyard.models import LoadResult, LoadSpec, Progress
 from modelyard.plans.claim import ClaimAction, ClaimPlan
 from modelyard.volumes.claims import claim_manifest
@@ -28,7 +32,7 @@ KEYS = {"AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "hunter2", "ca.crt":
 RESULT = LoadResult(digest="sha256:0a", files=2, bytes=30, fetched_bytes=30, seconds=1.5)
 PROGRESS = Progress(bytes=10, total_bytes=30, files=1, total_files=2)
 Builder = Callable[..., Manifest]
-Script = Callable[[str], Builder]
+Script = Callable[..., Builder]
 
 
 def says(data: Any) -> str:
@@ -59,10 +63,11 @@ def cache(kube: Kube, namespace: str) -> CacheSpec:
 def script(monkeypatch: pytest.MonkeyPatch) -> Script:
     """Puts a shell script in the loader's place; gives the builder that does so, as ensure_job now has it."""
 
-    def use(text: str) -> Builder:
+    def use(text: str, **spec: Any) -> Builder:
         def with_command(*args: Any, **options: Any) -> Manifest:
             job = loader_job(*args, **options)
             job["spec"]["template"]["spec"]["containers"][0]["command"] = ["/bin/sh", "-c", text]
+            job["spec"].update(spec)
             return job
 
         monkeypatch.setattr(run_loader, "loader_job", with_command)
@@ -89,7 +94,7 @@ def gone(kube: Kube, kind: str, name: str, namespace: str) -> bool:
 
 def test_a_load_reports_progress_and_result_and_leaves_nothing(kube: Kube, cache: CacheSpec, script: Script) -> None:
     line = json.dumps({"event": "progress", **PROGRESS.model_dump()})
-    identity = "test $(id -u) = 10001 && test $AWS_SECRET_ACCESS_KEY = hunter2 && test $(cat $AWS_CA_BUNDLE) = pem"
+    identity = "test $(id -u) = 10001 && test ${#AWS_SECRET_ACCESS_KEY} = 7 && test $(cat $AWS_CA_BUNDLE) = pem"
     script(f"{identity} && touch $MODELYARD_ROOT/f /tmp/f || exit 9; echo '{line}'; sleep 5; {SUCCEEDS}")
     seen: list[Progress] = []
     handle = ensure_job(kube, load_spec(), cache, KEYS, "run-1")
@@ -147,7 +152,7 @@ def test_other_content_is_refused_while_it_loads_and_replaced_if_it_never_began(
 
 def test_a_job_of_another_is_left_alone(kube: Kube, cache: CacheSpec, script: Script) -> None:
     foreign = script(RUNS_ON)(load_spec(), cache, run_id="run-1")
-    foreign["metadata"]["labels"] = {}
+    foreign["metadata"]["labels"] = {"made-by": "hand"}
     kube.create(foreign)
     with pytest.raises(ClusterRefused, match="was not made by Modelyard"):
         ensure_job(kube, load_spec(), cache, {}, "run-1")
@@ -236,6 +241,41 @@ def test_a_quota_without_room_is_noted(kube: Kube, cache: CacheSpec, script: Scr
 
     assert wait(kube, handle, on_note=on_note) == RESULT
     assert "the namespace's ResourceQuota leaves no room for the pod" in notes[0]
+
+
+def test_out_of_memory_is_an_interruption_with_the_limit(kube: Kube, cache: CacheSpec, script: Script) -> None:
+    script("exec tail /dev/zero", backoffLimit=0)
+    small = cache.model_copy(update={"loader_resources": LoaderResources(memory_request="16Mi", memory_limit="16Mi")})
+    handle = ensure_job(kube, load_spec(), small, {}, "run-1")
+    with pytest.raises(LoaderInterrupted, match=r"\(OOMKilled\): memory limit 16Mi; raise the memory limit"):
+        wait(kube, handle)
+
+
+def test_no_node_is_a_note_until_the_time_is_over_and_the_job_stays(kube: Kube, cache: CacheSpec, script: Script) -> None:
+    script(SUCCEEDS)
+    handle = ensure_job(kube, load_spec(), cache.model_copy(update={"node_selector": {"disk": "nowhere"}}), {}, "run-1")
+    notes: list[str] = []
+    with pytest.raises(TimedOut, match=rf"waited 8 s for Job/{cache.namespace}/{handle.name}; last seen: active 1"):
+        wait_for_job(kube, handle, ignore, timeout=8, on_note=notes.append, patience=1)
+    assert [note for note in notes if "Unschedulable" in note and "didn't match Pod's node affinity/selector" in note]
+    assert kube.get("Job", handle.name, cache.namespace)
+
+
+def test_a_claim_that_waits_for_its_first_pod_is_bound_by_the_loader(kube: Kube, namespace: str, script: Script) -> None:
+    late = cache_spec(namespace, storage_class_name="devcluster-limited", storage_size=2**25)
+    plan = ClaimPlan(ClaimAction.CREATE, namespace, late.claim, "devcluster-limited", AccessMode.READ_WRITE_MANY, late.storage_size)
+    kube.create(claim_manifest(late, plan))
+    script(f"touch $MODELYARD_ROOT/f || exit 9; {SUCCEEDS}")
+    assert wait(kube, ensure_job(kube, load_spec(), late, {}, "run-1")) == RESULT
+
+
+def test_the_wait_survives_a_killed_api_server(kube: Kube, cache: CacheSpec, script: Script, cluster: Cluster | None) -> None:
+    if cluster is None:
+        pytest.skip("the cluster is not ours to break")
+    script(f"sleep 8; {SUCCEEDS}")
+    handle = ensure_job(kube, load_spec(), cache, {}, "run-1")
+    threading.Timer(3, lambda: os.kill(cluster.pid_of("kube-apiserver"), signal.SIGKILL)).start()
+    assert wait(kube, handle) == RESULT
 
 
 def test_every_run_of_one_load_shares_one_name(cache: CacheSpec) -> None:

@@ -64,8 +64,10 @@ DELETES = "deleting the claim deletes its models (reclaim policy Delete)"
                 Problem(
                     SUBJECT,
                     "no StorageClass is named and none is the default",
-                    "set storage_class_name: nfs-client (cluster.local/nfs-subdir-external-provisioner, Delete, Immediate, ReadWriteMany yes: NFS);"
-                    " premium-rwo (pd.csi.storage.gke.io, Delete, WaitForFirstConsumer, ReadWriteMany no: a Compute Engine disk: one node at a time)",
+                    "set storage_class_name:"
+                    " nfs-client (cluster.local/nfs-subdir-external-provisioner, Delete, Immediate, ReadWriteMany yes: NFS);"
+                    " premium-rwo (pd.csi.storage.gke.io, Delete, WaitForFirstConsumer,"
+                    " ReadWriteMany no: a Compute Engine disk: one node at a time)",
                 ),
             ),
             id="no default: every class with its verdict",
@@ -77,7 +79,8 @@ DELETES = "deleting the claim deletes its models (reclaim policy Delete)"
                 Problem(
                     SUBJECT,
                     "StorageClass 'nsf-client' does not exist",
-                    "name one that does: nfs-client, premium-rwo; for a PersistentVolume made by hand with this class, set bypass_storage_check",
+                    "name one that does: nfs-client, premium-rwo;"
+                    " for a PersistentVolume made by hand with this class, set bypass_storage_check",
                 ),
             ),
             id="class does not exist: those that do",
@@ -175,9 +178,7 @@ def test_existing_claim(settings: dict[str, Any], claim: ClaimFacts, expected: C
         pytest.param(
             "rook-ceph.rbd.csi.ceph.com", {}, Verdict(ok=False, reason="a Ceph block device: one node at a time"), id="rook's RBD"
         ),
-        pytest.param(
-            "csi.trident.netapp.io", {"backendType": "ontap-nas"}, Verdict(ok=True, reason="Trident NAS backend"), id="Trident NAS"
-        ),
+        pytest.param("csi.trident.netapp.io", {"backendType": "ontap-nas"}, Verdict(ok=True, reason="Trident NAS backend"), id="NAS"),
         pytest.param(
             "csi.trident.netapp.io",
             {"backendType": "ontap-san"},
