@@ -33,7 +33,7 @@ class ProgressLog:
 
     def _progress(self, bytes_there: int, files_there: int) -> Progress:
         (then, bytes_then), (now, _) = self._samples[0], self._samples[-1]
-        rate = (bytes_there - bytes_then) / (now - then) if now > then else 0.0
+        rate = max(0.0, (bytes_there - bytes_then) / (now - then)) if now > then else 0.0  # a file fetched again takes bytes back
         left = (self.total_bytes - bytes_there) / rate if rate > 0 else None
         return Progress(
             bytes=bytes_there,

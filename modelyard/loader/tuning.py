@@ -23,8 +23,9 @@ class Tuning(Value):
     """Tries in a row that bring a file no further before the load ends; the engine has tried several times within each."""
     retry_seconds: float = Field(default=1.0, ge=0, le=20)
     """The first wait before another try of a file; it doubles each time, up to 20 s, and is shortened by chance."""
-    stall_seconds: float = Field(default=60.0, ge=1)
-    """A transfer that brings no byte for so long is broken off and tried again."""
+    stall_seconds: float = Field(default=300.0, ge=1)
+    """A transfer that brings no byte for so long is broken off and tried again. The engine hands over whole parts of 8 MiB, so this
+    is also the time that a part may take; a connection that is silent for 30 s it replaces itself."""
     sync_bytes: int = Field(default=512 * 1024 * 1024, ge=1)
     """Finished files are made durable in groups: when so many bytes wait for it; a kill costs at most these once more."""
     sync_seconds: float = Field(default=20.0, gt=0)

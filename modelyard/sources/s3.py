@@ -4,7 +4,11 @@ Listing is boto3's; the bytes come through the AWS Common Runtime (``s3_fetch``)
 Credentials come from where boto3 looks for them: the environment of the loader's pod, Pod Identity, IRSA, an instance role.
 """
 
+import base64
+import os
+import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import boto3
@@ -46,10 +50,19 @@ _MISSING = {"NoSuchBucket", "NoSuchKey", "NoSuchVersion", "404", "NotFound"}
 _CHANGED = {"PreconditionFailed", "412", "NoSuchKey", "NoSuchVersion", "404", "NotFound"}
 _NO_VERSIONS = {"AccessDenied", "NotImplemented", "MethodNotAllowed", "403", "501", "405"}
 _SERVER_ERROR = 500
+_MD5 = re.compile("[0-9a-f]{32}")
 
 
 def s3_client(location: S3Location) -> "S3Client":
-    """A client for ``location`` with credentials from the environment; a CA from AWS_CA_BUNDLE is used by boto3 itself."""
+    """A client for ``location`` with credentials from the environment; a CA from AWS_CA_BUNDLE is used by boto3 itself.
+
+    Raises:
+        SourceMissing: the endpoint is no URL, or the CA's file is not there.
+    """
+    if (ca_bundle := os.environ.get("AWS_CA_BUNDLE")) and not Path(ca_bundle).is_file():
+        raise SourceMissing(f"{location.uri}: AWS_CA_BUNDLE names {ca_bundle}, which is no file; give the CA in the source's block")
+    if location.endpoint_url and not re.match(r"https?://[^/]+", location.endpoint_url):
+        raise SourceMissing(f"{location.uri}: endpoint {location.endpoint_url!r} is no URL; write https://host:port")
     config = Config(
         s3={"addressing_style": "path"} if location.endpoint_url else {},
         retries={"mode": "standard", "max_attempts": 5},
@@ -133,7 +146,8 @@ def _file(location: S3Location, entry: "ObjectVersionTypeDef | ObjectTypeDef", v
 def full_object_checksum(headers: dict[str, str]) -> Checksum | None:
     """The checksum in a response's headers (names in lower case) if it covers the whole object, else None.
 
-    A composite checksum (``value-N``) is a checksum of the parts' checksums and says nothing about the file's bytes as such.
+    A composite checksum (``value-N``) is a checksum of the parts' checksums and says nothing about the file's bytes as such. Without
+    any, the ETag of an object put at once is its MD5, unless it is encrypted with a key of KMS or of the customer.
     https://docs.aws.amazon.com/AmazonS3/latest/userguide/checking-object-integrity-upload.html
     """
     if headers.get("x-amz-checksum-type", "FULL_OBJECT") != "FULL_OBJECT":
@@ -142,7 +156,11 @@ def full_object_checksum(headers: dict[str, str]) -> Checksum | None:
         value = headers.get(f"x-amz-checksum-{algorithm.lower()}")
         if value and "-" not in value:
             return Checksum.model_validate({"algorithm": algorithm, "value": value})
-    return None
+    encryption = headers.get("x-amz-server-side-encryption", "")
+    if encryption.startswith("aws:") or "x-amz-server-side-encryption-customer-algorithm" in headers:
+        return None
+    etag = headers.get("etag", "").strip('"')
+    return Checksum(algorithm="MD5", value=base64.b64encode(bytes.fromhex(etag)).decode()) if _MD5.fullmatch(etag) else None
 
 
 def _code(error: ClientError) -> str:
