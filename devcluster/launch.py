@@ -34,7 +34,8 @@ def unshare(flags: int) -> None:
 def main() -> None:
     """Start the supervisor of the state directory that is the argument, and return."""
     directory = sys.argv[1]
-    join_cgroup(block_of(Layout(Path(directory))))
+    layout = Layout(Path(directory))
+    join_cgroup(block_of(layout))
     unshare(CLONE_NEWNS | CLONE_NEWCGROUP | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWPID | CLONE_NEWNET)
     os.setsid()
     if os.fork():
@@ -43,7 +44,7 @@ def main() -> None:
     run(["mount", "--make-rprivate", "/"])
     run(["mount", "-t", "proc", "proc", "/proc"])
     mount_cgroups()
-    os.execv(sys.executable, [sys.executable, "-m", SUPERVISOR, directory])  # noqa: S606 - no shell is the point
+    os.execv(sys.executable, [sys.executable, "-m", SUPERVISOR, directory, layout.identity()])  # noqa: S606 - no shell is the point
 
 
 if __name__ == "__main__":

@@ -129,9 +129,8 @@ def _user_of(block: Block) -> str | None:
 
 
 def _owner(layout: Layout) -> str:
-    """Marks an interface as this state directory's; other machines' roots (chroot) may share our network."""
-    status = layout.directory.stat()
-    return f"devcluster {status.st_dev}:{status.st_ino}"
+    """What marks an interface as this cluster's."""
+    return f"devcluster {layout.identity()}"
 
 
 def connect_host(layout: Layout, block: Block, pid: int) -> None:

@@ -93,7 +93,13 @@ class Layout:
     def status_file(self) -> Path:
         return self.directory / "status.json"
 
+    def identity(self) -> str:
+        """Tells this directory from one of the same path below another root (chroot); the two may share our kernel's tables."""
+        status = self.directory.stat()
+        return f"{status.st_dev}:{status.st_ino}"
+
     def log(self, component: str) -> Path:
+        """The log of the component's last run."""
         return self.logs / f"{component}.log"
 
 

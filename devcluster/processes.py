@@ -1,7 +1,7 @@
 """Find the processes of a cluster from outside, and end them.
 
 No pid files for the supervisor: a pid in a file may be another's by now. It is found by what it is - pid 1 of a
-namespace, with our command line and our state directory - and killed through a pidfd, which cannot change hands.
+namespace, with our command line and our state directory's identity - and killed through a pidfd, which cannot change hands.
 """
 
 from __future__ import annotations
@@ -31,10 +31,8 @@ def _is_supervisor(pid: int, layout: Layout) -> bool:
     process = Path("/proc", str(pid))
     try:
         words = (process / "cmdline").read_bytes().decode(errors="replace").split("\0")
-        if words[1:4] != ["-m", SUPERVISOR, str(layout.directory)] or _inner_pids(process)[-1] != 1:
-            return False
-        # The same path below another root (chroot) is another cluster.
-        return Path(f"{process}/root{layout.directory}").samefile(layout.directory)
+        ours = words[1:4] == ["-m", SUPERVISOR, str(layout.directory)] and words[4] in {layout.identity(), ""}
+        return ours and _inner_pids(process)[-1] == 1
     except OSError:
         return False
 

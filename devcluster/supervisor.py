@@ -1,6 +1,6 @@
 """The cluster's pid 1: starts the components in order, keeps them running, reaps what nobody waits for.
 
-    python -m devcluster.supervisor STATE-DIRECTORY     (by devcluster.launch, in new namespaces)
+    python -m devcluster.supervisor STATE-DIRECTORY IDENTITY     (by devcluster.launch, in new namespaces)
 
 One thread and one loop: pid 1 must reap every orphan, and a second waiter would steal the exit codes of its helpers.
 When it dies, the kernel ends everything in the namespace; that is how the cluster is stopped.
