@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 ALGORITHMS = ("CRC64NVME", "CRC32C", "CRC32", "SHA256", "SHA1")
 
 _DENIED = {
+    "XAdminUserNotFound",  # versitygw, for a key that it does not know
     "AccessDenied",
     "InvalidAccessKeyId",
     "SignatureDoesNotMatch",
