@@ -1,0 +1,167 @@
+"""The preload flow on the real parts: what a user gets, what a user is told, and what survives a kill."""
+
+import hashlib
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from prefect.client.orchestration import get_client
+from prefect_aws.credentials import AwsCredentials
+
+from blocks import S3Source
+from deployments.demo.check import check_files
+from flows.preload import PreloadReport, preload_model
+from modelyard.errors import Refused, SourceDenied, SourceMissing, VersionConflict
+from modelyard.names import preload_job_name
+from tests.cluster.preload.conftest import FrozenLoader, Stack
+
+pytestmark = pytest.mark.cluster
+CLAIM = "modelyard-models-cache"
+JOB = preload_job_name(CLAIM, "m", "v1")
+
+
+def run(stack: Stack, **more: Any) -> PreloadReport:
+    report = preload_model(**stack.parameters(**more))
+    assert isinstance(report, PreloadReport)
+    return report
+
+
+def in_background(stack: Stack) -> "subprocess.Popen[str]":
+    """The flow in a process of its own, as a worker would start it."""
+    code = f"from flows.preload import preload_model; print(preload_model(**{stack.parameters()!r}).model_dump_json())"
+    return subprocess.Popen([sys.executable, "-c", code], env=os.environ, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+
+def wait_until(true: Callable[[], object], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, f"not within {seconds} s"
+        time.sleep(0.2)
+
+
+def digests(files: dict[str, bytes]) -> dict[str, str]:
+    return {name: hashlib.sha256(body).hexdigest() for name, body in files.items()}
+
+
+def test_the_model_lies_on_the_claim_and_a_second_run_reads_nothing(stack: Stack, image: str) -> None:
+    files = stack.put(config__json=b"{}", model__safetensors=os.urandom(20_000_000), empty=b"")
+    report = run(stack)
+    assert report.result is not None
+    assert (report.model, report.result.files, report.result.fetched_bytes) == ("m@v1", 3, sum(map(len, files.values())))
+    said = check_files(stack.kube, stack.name, CLAIM, image, "m/v1", digests(files))
+    assert said.startswith("3 files")
+    assert stack.jobs() == []
+    assert [secret["metadata"]["name"] for secret in stack.kube.list("Secret", stack.name)] == []
+    before = stack.reads()
+    again = run(stack)
+    assert again.result is not None
+    assert (again.result.digest, again.result.fetched_bytes) == (report.result.digest, 0)
+    assert stack.reads() == before
+
+
+def test_a_dry_run_shows_the_plan_and_changes_nothing(stack: Stack) -> None:
+    stack.put(config__json=b"{}")
+    report = run(stack, dry_run=True)
+    assert (report.problems, report.result) == ((), None)
+    assert stack.kube.list("PersistentVolumeClaim", stack.name) == []
+
+
+def test_a_dry_run_without_a_class_lists_the_classes(stack: Stack) -> None:
+    stack.put(config__json=b"{}")
+    stack.cache(storageClassName=None)
+    report = run(stack, dry_run=True)
+    told = "\n".join(report.problems)
+    assert all(name in told for name in ("devcluster-shared", "devcluster-retain", "devcluster-limited"))
+
+
+@pytest.mark.parametrize(
+    ("more", "error", "words"),
+    [
+        pytest.param({"path": "nothing/here"}, Refused, "lists no file", id="empty prefix"),
+        pytest.param({"source": "missing-block"}, Refused, "missing-block", id="no such block"),
+        pytest.param({"model": "../m"}, Refused, "'../m'", id="hostile model name"),
+    ],
+)
+def test_refusals(stack: Stack, more: dict[str, Any], error: type[Exception], words: str) -> None:
+    with pytest.raises(error, match=words):
+        run(stack, **more)
+    assert stack.kube.list("PersistentVolumeClaim", stack.name) == []
+
+
+def test_missing_bucket_and_wrong_keys(stack: Stack) -> None:
+    source = S3Source.load(stack.name)
+    source.model_copy(update={"bucket": "no-such-bucket"}).save(f"{stack.name}-missing")
+    with pytest.raises(SourceMissing, match="no-such-bucket"):
+        run(stack, source=f"{stack.name}-missing")
+    wrong = AwsCredentials.model_validate({"aws_access_key_id": "nobody", "aws_secret_access_key": "wrong-key"})
+    source.model_copy(update={"credentials": wrong}).save(f"{stack.name}-denied")
+    with pytest.raises(SourceDenied, match="check the credentials"):
+        run(stack, source=f"{stack.name}-denied")
+
+
+def test_a_changed_prefix_is_not_put_in_the_place_of_a_version(stack: Stack) -> None:
+    stack.put(config__json=b"{}")
+    first = run(stack)
+    stack.put(config__json=b"{1}")
+    with pytest.raises(VersionConflict, match="new version"):
+        run(stack)
+    second = run(stack, version="v2")
+    assert first.result is not None
+    assert second.result is not None
+    assert first.result.digest != second.result.digest
+
+
+def test_a_killed_run_is_picked_up_by_the_next(stack: Stack, frozen: FrozenLoader) -> None:
+    files = stack.put(model__safetensors=os.urandom(5_000_000))
+    first = in_background(stack)
+    frozen.freeze()
+    uid = stack.jobs()[0]["metadata"]["uid"]
+    first.kill()
+    first.communicate()
+    second = in_background(stack)
+    wait_until(lambda: _adopted(stack, uid))
+    frozen.thaw()
+    output, _ = second.communicate(timeout=120)
+    assert second.returncode == 0, output
+    assert f'"fetched_bytes":{sum(map(len, files.values()))}' in output
+    assert "joined" in output
+
+
+def _adopted(stack: Stack, uid: str) -> bool:
+    """Whether the run that made the Job is no longer the one that it names."""
+    job = stack.jobs()[0]
+    first = job["metadata"]["annotations"].get("test/first-run")
+    assert job["metadata"]["uid"] == uid
+    if first is None:
+        run_id = job["metadata"]["labels"]["modelyard.dev/flow-run"]
+        stack.kube.patch_merge("Job", JOB, stack.name, {"metadata": {"annotations": {"test/first-run": run_id}}})
+        return False
+    return bool(first != job["metadata"]["labels"]["modelyard.dev/flow-run"])
+
+
+def test_the_same_preload_started_twice_works_once(stack: Stack, frozen: FrozenLoader) -> None:
+    stack.put(a=os.urandom(1_000_000), b=os.urandom(1_000_000))
+    runs = [in_background(stack), in_background(stack)]
+    frozen.freeze()
+    time.sleep(5)  # both have come as far as they can
+    assert [job["metadata"]["name"] for job in stack.jobs()] == [JOB]
+    frozen.thaw()
+    outputs = [each.communicate(timeout=180)[0] for each in runs]
+    assert [each.returncode for each in runs] == [0, 0], outputs
+    assert stack.reads() == 2, "each object was read once"
+
+
+def test_the_api_shows_progress_and_no_secret(stack: Stack) -> None:
+    stack.put(model__safetensors=os.urandom(3_000_000))
+    run(stack)
+    with get_client(sync_client=True) as client:
+        artifacts = client.request("POST", "/artifacts/filter", json={"limit": 200}).json()
+    mine = [each for each in artifacts if each["key"].startswith("preload-m")]
+    assert {each["type"] for each in mine} >= {"progress", "markdown"}
+    assert max(each["data"] for each in mine if each["type"] == "progress") == 100.0
+    _, secret = stack.cluster.s3_keys()
+    assert secret not in str(artifacts)
