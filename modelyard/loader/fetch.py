@@ -31,7 +31,8 @@ _STOP_SECONDS = 10.0
 @dataclass(slots=True)
 class _Running:
     staged: StagedFile
-    attempt: int = 1
+    failures: int = 0  # in a row, without a byte more
+    mismatches: int = 0  # in all: a file may be fetched again from the first byte only so often
     begun_at: int = 0
     transfer: Transfer | None = None
     not_before: float = 0.0
@@ -168,15 +169,17 @@ class Fetch:
 
     def _retry(self, running: _Running, error: ModelyardError) -> None:
         staged = running.staged
-        if staged.position > running.begun_at and not isinstance(error, ContentMismatch):
-            running.attempt = 0  # it got further: a large file may outlive many connections
-        running.attempt, running.transfer, running.stalled = running.attempt + 1, None, False
-        self._waiting.append(running)
         if isinstance(error, ContentMismatch):
+            running.mismatches += 1
             staged.restart()
-        if not error.retryable or running.attempt > self.tuning.attempts:
+        else:  # that it got further forgives what was before: a large file outlives many connections
+            running.failures = 1 if staged.position > running.begun_at else running.failures + 1
+        running.transfer, running.stalled = None, False
+        self._waiting.append(running)
+        tries = max(running.failures, running.mismatches)
+        if not error.retryable or tries >= self.tuning.attempts:
             raise error
-        delay = min(_LONGEST_RETRY_SECONDS, self.tuning.retry_seconds * 2 ** (running.attempt - 2))
+        delay = min(_LONGEST_RETRY_SECONDS, self.tuning.retry_seconds * 2 ** (tries - 1))
         running.not_before = time.monotonic() + delay * random.uniform(0.5, 1.0)  # noqa: S311 - jitter
 
     # While running --------------------------------------------------------------------------------------------------

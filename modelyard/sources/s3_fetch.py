@@ -26,7 +26,7 @@ from awscrt.s3 import (
 )
 from botocore.session import get_session
 
-from modelyard.errors import ModelyardError, SourceDenied, SourceUnavailable
+from modelyard.errors import ContentMismatch, ModelyardError, SourceDenied, SourceUnavailable
 from modelyard.models import S3Location, SourceFile
 from modelyard.sources.base import Done, Sink
 from modelyard.sources.s3 import changed, full_object_checksum, http_error
@@ -36,6 +36,7 @@ PART_SIZE = 8 * 1024 * 1024
 THROUGHPUT_GBPS = 5.0
 #: 404: the version was deleted; 412: the ETag is another one.
 _CHANGED_STATUS = {404, 412}
+_MISMATCH = "AWS_ERROR_S3_RESPONSE_CHECKSUM_MISMATCH"
 
 
 class S3Fetcher:
@@ -134,6 +135,8 @@ class S3Transfer:
             if status_code in _CHANGED_STATUS:
                 return changed(self._subject)
             return http_error(_element("Code", body), status_code, _element("Message", body), self._subject)
+        if isinstance(error, AwsCrtError) and error.name == _MISMATCH:
+            return ContentMismatch(f"{self._subject}: the bytes that arrived are not those whose checksum the source keeps")
         reason = f"{error.name}: {error.message}" if isinstance(error, AwsCrtError) else str(error)
         return SourceUnavailable(f"{self._subject}: {reason}")
 
