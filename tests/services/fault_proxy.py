@@ -59,6 +59,7 @@ class FaultProxy:
     faults: list[Fault] = field(default_factory=list)
     passed: list[str] = field(default_factory=list)
     closing: threading.Event = field(default_factory=threading.Event)
+    sent: int = 0  # bytes of objects
     before_first_fetch: Callable[[], object] | None = None  # runs after the loader has listed
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -135,6 +136,8 @@ def _exchange(proxy: FaultProxy, client: ssl.SSLSocket, server: ssl.SSLSocket) -
     server.sendall(request)
     answer = _head(server, proxy.closing)
     length = 0 if line.startswith("HEAD") else _length(answer)
+    if line.startswith("GET") and re.match(_OBJECT, line):
+        proxy.sent += length
     if fault and length:
         return _harm(proxy, fault, answer, _read(server, length), client)
     client.sendall(answer)

@@ -20,7 +20,7 @@ from unittest.mock import patch
 import pytest
 from botocore.awsrequest import AWSPreparedRequest
 
-from modelyard.models import LoadSpec, Manifest, ModelRef, S3Location, VerifyLevel, summarise
+from modelyard.models import LoadSpec, Manifest, ModelRef, S3Location, summarise
 from modelyard.sources.s3 import S3Source, s3_client
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ _ACCESS_KEY = "loader-test"
 SECRET_KEY = f"secret{secrets.token_hex(16)}"
 _STARTUP_SECONDS = 20
 RUN_SECONDS = 120
-_LOG_LINE = re.compile(r"^\S+ (\S+) \[[^\]\n]*\] \S+ \S+ \S+ s3_(\w+) (.*?) /\S* (\d{3}) \S+ (\S+) ", re.MULTILINE)
+_LOG_LINE = re.compile(r"^\S+ (\S+) \[[^\]\n]*\] \S+ \S+ \S+ s3_(\w+) (.*?) /\S* (\d{3}) ", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -65,8 +65,8 @@ class S3Server:
     def requests(self) -> list["Request"]:
         """What the server answered so far, oldest first."""
         return [
-            Request(bucket, operation, key, int(status), int(sent) if sent.isdigit() else 0)
-            for bucket, operation, key, status, sent in _LOG_LINE.findall(self.access_log.read_text())
+            Request(bucket, operation, key, int(status))
+            for bucket, operation, key, status in _LOG_LINE.findall(self.access_log.read_text())
         ]
 
 
@@ -78,7 +78,6 @@ class Request:
     operation: str
     key: str
     status: int
-    sent: int
 
 
 @dataclass(frozen=True)
@@ -269,7 +268,7 @@ def plain_http_server(s3_server: S3Server) -> Iterator[S3Server]:
 
 @contextmanager
 def running_server(data: Path, certificates: Certificates, *, tls: bool) -> Iterator[S3Server]:
-    """versitygw over ``data``; it changes its directory, so every path is absolute."""
+    """A versitygw over ``data``; it changes its directory, so every path is absolute."""
     port, name = free_port(), "https" if tls else "http"
     access_log = data / f"access-{name}.log"
     for directory in ("buckets", "versions"):

@@ -60,7 +60,9 @@ def test_an_endpoint_that_is_no_address(spec: LoadSpec, loader: Loader) -> None:
 @pytest.mark.faults
 def test_a_wrong_ca(spec: LoadSpec, s3_server: S3Server, loader: Loader) -> None:
     run = loader.run(spec, AWS_CA_BUNDLE=str(s3_server.certificates.other_ca))
-    run.failed("SourceUnavailable", spec.source.uri, "certificate verify failed", "check the endpoint's address, port and certificate", code=75)
+    run.failed(
+        "SourceUnavailable", spec.source.uri, "certificate verify failed", "check the endpoint's address, port and certificate", code=75
+    )
     assert_absent(loader.root)
 
 
@@ -123,8 +125,9 @@ def test_a_deleted_version(size: int, versioned_bucket: Bucket, fault_proxy: Fau
     versioned_bucket.put({"a": b"a" * size})
     spec = versioned_bucket.spec(url=fault_proxy.url)
     [entry] = versioned_bucket.client.list_object_versions(Bucket=versioned_bucket.name)["Versions"]
-    delete = {"Bucket": versioned_bucket.name, "Key": "m/v1/a", "VersionId": entry["VersionId"]}
-    fault_proxy.before_first_fetch = lambda: versioned_bucket.client.delete_object(**delete)
+    fault_proxy.before_first_fetch = lambda: versioned_bucket.client.delete_object(
+        Bucket=versioned_bucket.name, Key="m/v1/a", VersionId=entry["VersionId"]
+    )
     assert_changed(loader.run(spec), spec)
     assert_absent(loader.root)
 

@@ -1,0 +1,82 @@
+"""What another version of the model has already is linked, never fetched twice, and never written through."""
+
+import os
+import signal
+
+import pytest
+
+from modelyard.loader.killpoints import POINTS
+from modelyard.models import VerifyLevel
+from tests.services.loader.uploads import MIB
+from tests.services.s3_fixtures import Bucket, Loader, assert_published, tree
+
+
+@pytest.fixture
+def first(bucket: Bucket, loader: Loader) -> dict[str, bytes]:
+    """Version v1, published."""
+    files = {"config.json": b"{}", "weights/a": os.urandom(9 * MIB), "weights/b": os.urandom(1000), "empty": b""}
+    bucket.put(files)
+    loader.run(bucket.spec()).succeeded()
+    return files
+
+
+def put_second(bucket: Bucket, first: dict[str, bytes]) -> dict[str, bytes]:
+    second = first | {"weights/b": os.urandom(1000)}
+    bucket.put(second, prefix="m/v2/")
+    return second
+
+
+def test_only_the_changed_file_is_fetched(bucket: Bucket, loader: Loader, first: dict[str, bytes]) -> None:
+    second = put_second(bucket, first)
+    before = len(bucket.requests("GetObject"))
+    result = loader.run(bucket.spec("v2", "m/v2")).succeeded()
+    assert_published(loader.root, second, "v2")
+    assert_published(loader.root, first, "v1")
+    assert (result["fetched_bytes"], result["linked_bytes"]) == (1000, 9 * MIB + 2)
+    assert [request.key for request in bucket.requests("GetObject")[before:]] == ["m/v2/weights/b"]
+    same = [path for path in first if (loader.root / "m/v1" / path).samefile(loader.root / "m/v2" / path)]
+    assert sorted(same) == ["config.json", "weights/a"]
+
+
+@pytest.mark.parametrize("point", [pytest.param(point, marks=[] if point == "before-fsync" else pytest.mark.faults) for point in POINTS])
+def test_a_killed_run_never_writes_through_a_link(point: str, bucket: Bucket, loader: Loader, first: dict[str, bytes]) -> None:
+    second = put_second(bucket, first)
+    before = tree(loader.root / "m" / "v1")
+    spec = bucket.spec("v2", "m/v2")
+    assert loader.run(spec, MODELYARD_KILL_AT=point).code in {-signal.SIGKILL, 0}
+    journal = loader.root / ".modelyard/staging/m/v2/journal.jsonl"
+    journal.unlink(missing_ok=True)  # the worst: linked files that no line speaks of, fetched or linked anew
+    loader.run(spec).succeeded()
+    assert tree(loader.root / "m" / "v1") == before
+    assert_published(loader.root, second, "v2")
+
+
+def test_a_changed_object_is_never_written_through_its_link(bucket: Bucket, loader: Loader, first: dict[str, bytes]) -> None:
+    """A half-done v2 links v1's file; then the object changes, and v2 is planned anew."""
+    put_second(bucket, first)
+    before = tree(loader.root / "m" / "v1")
+    assert loader.run(bucket.spec("v2", "m/v2"), MODELYARD_KILL_AT="before-fsync").code == -signal.SIGKILL
+    bucket.put({"weights/a": b"z" * 9 * MIB, "config.json": b"[]"}, prefix="m/v2/")
+    loader.run(bucket.spec("v2", "m/v2")).succeeded()
+    assert tree(loader.root / "m" / "v1") == before
+    assert (loader.root / "m/v2/weights/a").read_bytes() == b"z" * 9 * MIB
+
+
+@pytest.mark.parametrize("damage", ["other size", "other bytes", "a link", "missing", "unreadable manifest"])
+def test_a_damaged_version_is_not_linked_from(damage: str, bucket: Bucket, loader: Loader, first: dict[str, bytes]) -> None:
+    second = put_second(bucket, first)
+    origin = loader.root / "m/v1/weights/a"
+    match damage:
+        case "other size":
+            origin.write_bytes(b"short")
+        case "other bytes":
+            origin.write_bytes(bytes(9 * MIB))
+        case "a link":
+            origin.rename(loader.root / "elsewhere")
+            origin.symlink_to(loader.root / "elsewhere")
+        case "missing":
+            origin.unlink()
+        case _:
+            (loader.root / ".modelyard/manifests/m/v1.json").write_text("{")
+    loader.run(bucket.spec("v2", "m/v2", verify=VerifyLevel.DIGESTS)).succeeded()
+    assert_published(loader.root, second, "v2")

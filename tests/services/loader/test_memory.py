@@ -1,0 +1,57 @@
+"""A hundred thousand files: the loader's memory stays below what its pod has."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.services.s3_fixtures import REPOSITORY
+
+FILES = 100_000
+LIMIT_MIB = 300
+
+#: Run as a process of its own, whose peak is the loader's alone. The source makes its bytes up; the volume is real.
+DRIVER = """
+import json, resource, sys
+from pathlib import Path
+from modelyard.loader.preload import preload
+from modelyard.loader.tuning import Tuning
+from modelyard.models import LoadSpec, ModelRef, S3Location, SourceFile, summarise
+from modelyard.plans.paths import path_problems
+from modelyard.sources import s3_fetch
+
+class Synthetic:
+    def __init__(self, count):
+        self.count = count
+    def list(self):
+        for number in range(self.count):
+            path = f"models/shard-{number // 1000:03}/tensor-of-some-layer-{number:06}.safetensors"
+            yield SourceFile(path, 1, f'"{number:032x}"', None, "STANDARD")
+    def stat(self, file):
+        return None
+    def fetch(self, file, sink, start, done):
+        sink.expect(None)
+        sink.write(b"x", 0)
+        done(None)
+
+count, step, root = int(sys.argv[1]), sys.argv[2], Path(sys.argv[3])
+source = Synthetic(count)
+if step == "list":
+    assert path_problems(list(source.list())) == []
+else:
+    location = S3Location(bucket="bucket", prefix="m/v1")
+    spec = LoadSpec(model=ModelRef(name="m", version="v1"), source=location, listing=summarise(source.list()))
+    result = preload(spec, root, source, Tuning())
+    assert result.files == count
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+print(json.dumps({"peak": peak}))
+"""
+
+
+@pytest.mark.parametrize("step", ["list", pytest.param("load", marks=pytest.mark.faults)])
+def test_a_hundred_thousand_files_fit(step: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", DRIVER, str(FILES), step, str(tmp_path)]
+    done = subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True, text=True, timeout=500)
+    assert json.loads(done.stdout.splitlines()[-1])["peak"] < LIMIT_MIB
