@@ -26,8 +26,6 @@ from devcluster.network import locked
 from devcluster.paths import cache_root
 
 SOURCES = Path(__file__).resolve().parent / "go"
-KUBERNETES_VERSION = "v1.36.3"
-LDFLAGS = f"-s -w -X k8s.io/component-base/version.gitVersion={KUBERNETES_VERSION}"
 REPORT_EVERY = 10.0
 PARALLEL = 2
 
@@ -66,8 +64,15 @@ def _key(name: str) -> str:
     digest = hashlib.sha256()
     for file in sorted((SOURCES / name).iterdir()):
         digest.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
-    digest.update(LDFLAGS.encode() + run(["go", "env", "GOVERSION", "GOOS", "GOARCH"]).encode())
+    digest.update(_ldflags().encode() + run(["go", "env", "GOVERSION", "GOOS", "GOARCH"]).encode())
     return digest.hexdigest()[:12]
+
+
+@cache
+def _ldflags() -> str:
+    """No symbols, and the version Kubernetes tells; it would be v0.0.0."""
+    version = re.search(r"^\tk8s.io/kubernetes (v\S+)$", (SOURCES / "kubernetes/go.mod").read_text(), re.MULTILINE)
+    return f"-s -w -X k8s.io/component-base/version.gitVersion={version[1] if version else ''}"
 
 
 def required_go() -> tuple[int, int, int]:
@@ -135,7 +140,7 @@ def _build(module: Module, running: dict[str, float]) -> None:
     environment = {**os.environ, "CGO_ENABLED": "0", "GOFLAGS": "-mod=readonly -buildvcs=false", "GOWORK": "off"}
     try:
         # With a directory as output each binary is named after its package; "." is named after the module.
-        run(["go", "build", "-trimpath", "-ldflags", LDFLAGS, "-o", f"{partial}/", *module.programs.values()],
+        run(["go", "build", "-trimpath", "-ldflags", _ldflags(), "-o", f"{partial}/", *module.programs.values()],
             cwd=SOURCES / module.name, env=environment)  # fmt: skip
         partial.chmod(0o755)
         shutil.rmtree(target, ignore_errors=True)

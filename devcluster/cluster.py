@@ -12,6 +12,7 @@ from devcluster.errors import NotRunningError
 from devcluster.network import Block
 from devcluster.paths import Layout
 from devcluster.processes import find_supervisor, pid_of
+from devcluster.s3_keys import read_s3_keys
 
 
 @dataclass(frozen=True)
@@ -50,9 +51,7 @@ class Cluster:
 
     def s3_keys(self) -> tuple[str, str]:
         """Access key and secret key of the S3 server's root account."""
-        lines = self.s3_credentials_file.read_text().splitlines()
-        values = dict(line.split(" = ", 1) for line in lines if " = " in line)
-        return values["aws_access_key_id"], values["aws_secret_access_key"]
+        return read_s3_keys(self.s3_credentials_file)
 
     def pid_of(self, component: str) -> int:
         """The component's pid on this side, for faults: `os.kill(cluster.pid_of("kubelet"), SIGKILL)`; it returns."""

@@ -14,6 +14,7 @@ from devcluster.network import Block
 from devcluster.paths import Layout
 from devcluster.pki import NODE
 from devcluster.probes import Probe, accepts, answers, client_context, listens
+from devcluster.s3_keys import read_s3_keys
 
 CONTAINERD_SOCKET = "/run/containerd/containerd.sock"
 ETCD = "http://127.0.0.1:2379"
@@ -126,6 +127,7 @@ def _apiserver_flags(pki: Path, block: Block) -> tuple[str, ...]:
 
 def _services(layout: Layout, block: Block) -> tuple[Component, ...]:
     binaries, config = layout.binaries, layout.config
+    access_key, secret_key = read_s3_keys(layout.s3_credentials)
     registry = Component(
         "registry",
         (str(binaries / "registry"), "serve", str(config / "registry.json")),
@@ -144,7 +146,8 @@ def _services(layout: Layout, block: Block) -> tuple[Component, ...]:
             "--versioning-dir", str(layout.data / "s3-versions"),
             str(layout.data / "s3"),
         ),
-        env=s3_environment(layout),
+        # In its environment: its command line is everybody's to read.
+        env={"ROOT_ACCESS_KEY": access_key, "ROOT_SECRET_KEY": secret_key},
         ready=listens(block.gateway, 7070),
     )  # fmt: skip
     coredns = Component(
@@ -163,12 +166,6 @@ def _services(layout: Layout, block: Block) -> tuple[Component, ...]:
         ready=lambda: True,
     )
     return registry, s3, coredns, provisioner
-
-
-def s3_environment(layout: Layout) -> dict[str, str]:
-    """The root keys in the variables the gateway reads; on its command line everybody could."""
-    values = dict(line.split(" = ", 1) for line in layout.s3_credentials.read_text().splitlines() if " = " in line)
-    return {"ROOT_ACCESS_KEY": values["aws_access_key_id"], "ROOT_SECRET_KEY": values["aws_secret_access_key"]}
 
 
 def _node(layout: Layout, block: Block, seed_images: Callable[[], None]) -> tuple[Component, ...]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import secrets
 from typing import Any
 
 from devcluster.components import CONTAINERD_SOCKET
@@ -169,17 +168,8 @@ def corefile(layout: Layout, block: Block) -> str:
 """
 
 
-def make_s3_credentials(layout: Layout) -> None:
-    """Random root keys, once, in the format of AWS's shared credentials file."""
-    if layout.s3_credentials.exists():
-        return
-    access, secret = f"DEV{secrets.token_hex(8).upper()}", secrets.token_urlsafe(30)
-    content = f"[default]\naws_access_key_id = {access}\naws_secret_access_key = {secret}\n"
-    write_atomically(layout.s3_credentials, content, mode=0o600)
-
-
 def storage_classes() -> dict[str, Any]:
-    """The StorageClasses; devcluster.go/kubernetes/provisioner.go reads their parameters."""
+    """The StorageClasses; go/kubernetes/provisioner.go reads their parameters."""
     return {
         "apiVersion": "v1",
         "kind": "List",

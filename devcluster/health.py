@@ -17,6 +17,8 @@ from devcluster.probes import client_context
 from devcluster.processes import find_supervisor, read_status
 
 LOG_LINES = 12
+HOPELESS = 7
+"""Restarts of a component that has not once been ready, about half a minute of them, after which waiting is given up."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,7 @@ class Waiting:
 
     component: str
     reason: str
+    hopeless: bool = False
 
 
 def check(layout: Layout, block: Block) -> Waiting | None:
@@ -34,7 +37,8 @@ def check(layout: Layout, block: Block) -> Waiting | None:
         return Waiting("supervisor", "has started no component yet")
     for component, state in status.items():
         if not state["ready"]:
-            return Waiting(component, f"is not ready (restarts: {state['restarts']})")
+            restarts = state["restarts"]
+            return Waiting(component, f"is not ready (restarts: {restarts})", hopeless=restarts >= HOPELESS)
     try:
         return _check_node(layout, block)
     except (OSError, http.client.HTTPException, ssl.SSLError, ValueError) as error:
@@ -68,8 +72,8 @@ def wait_ready(layout: Layout, block: Block, timeout: float) -> None:
     while waiting := check(layout, block):
         if find_supervisor(layout) is None:
             raise StartError(_failure(layout, Waiting("supervisor", "ended"), 0))
-        if time.monotonic() > deadline:
-            raise StartError(_failure(layout, waiting, timeout))
+        if waiting.hopeless or time.monotonic() > deadline:
+            raise StartError(_failure(layout, waiting, 0 if waiting.hopeless else timeout))
         time.sleep(0.1)
 
 

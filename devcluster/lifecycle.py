@@ -18,7 +18,7 @@ from pathlib import Path
 from devcluster.cgroups import left_cgroups, remove_cgroups
 from devcluster.cluster import Cluster, describe
 from devcluster.commands import progress, run
-from devcluster.configs import make_s3_credentials, storage_classes, write_configs
+from devcluster.configs import storage_classes, write_configs
 from devcluster.errors import DevclusterError, NotRunningError, StartError
 from devcluster.health import check, wait_ready
 from devcluster.host import check_requirements
@@ -26,8 +26,9 @@ from devcluster.network import Block, claim_block, connect_host, disconnect_host
 from devcluster.packages import CLUSTER, install_packages
 from devcluster.paths import REPOSITORY, Layout, layout
 from devcluster.pki import make_pki, write_kubeconfigs
-from devcluster.processes import find_supervisor, kill_and_wait
+from devcluster.processes import find_supervisor, stop_supervisor
 from devcluster.programs import provide_programs
+from devcluster.s3_keys import make_s3_keys
 
 START_TIMEOUT = 120.0
 HEAL_TIMEOUT = 30.0
@@ -67,12 +68,14 @@ def connect(name: str | None = None) -> Cluster:
 def down(name: str | None = None, *, purge: bool = False) -> None:
     """Stop the cluster and leave nothing of it in the system; `purge` removes its state directory too."""
     here = layout(name)
-    if not here.directory.exists():
-        return
     with _locked(here):
-        _stop(here)
-        if purge:
-            shutil.rmtree(here.directory)
+        if here.directory.exists():
+            _stop(here)
+        if purge and here.directory.exists():
+            # Renamed first: half a state directory must never be taken for a whole one.
+            here.directory.rename(here.directory.with_name(f".purged-{here.name}-{os.getpid()}"))
+        for purged in here.directory.parent.glob(f".purged-{here.name}-*"):
+            shutil.rmtree(purged)
 
 
 @contextmanager
@@ -112,7 +115,7 @@ def _write_state(here: Layout, block: Block, programs: dict[str, Path]) -> None:
     here.status_file.unlink(missing_ok=True)
     _link_programs(here, programs)
     make_pki(here, block)
-    make_s3_credentials(here)
+    make_s3_keys(here.s3_credentials)
     write_kubeconfigs(here, block)
     write_configs(here, block)
 
@@ -149,8 +152,7 @@ def _apply_storage_classes(here: Layout) -> None:
 
 def _stop(here: Layout) -> None:
     """End the cluster from whatever state it is in, and wait until the kernel has taken down the rest."""
-    while (pid := find_supervisor(here)) is not None:
-        kill_and_wait(pid)
+    stop_supervisor(here)
     slot = read_slot(here)
     if slot is None:
         return

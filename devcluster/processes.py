@@ -70,17 +70,20 @@ def read_status(layout: Layout) -> dict[str, dict[str, int]]:
     return status
 
 
-def kill_and_wait(pid: int, timeout: float = 30.0) -> None:
-    """Kill; return when the process has ended, and with a namespace's pid 1 all of the namespace."""
-    try:
-        handle = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return
-    try:
-        signal.pidfd_send_signal(handle, signal.SIGKILL)
-        if not select.select([handle], [], [], timeout)[0]:
-            raise DevclusterError(f"process {pid} did not end within {timeout:.0f} s of SIGKILL; see /proc/{pid}/stack")
-    except ProcessLookupError:
-        return
-    finally:
-        os.close(handle)
+def stop_supervisor(layout: Layout, timeout: float = 30.0) -> None:
+    """Kill the cluster's pid 1; return when it and with it the whole namespace has ended."""
+    while (pid := find_supervisor(layout)) is not None:
+        try:
+            handle = os.pidfd_open(pid)
+        except ProcessLookupError:
+            continue
+        try:
+            # Asked again: the pid might have become another's before the handle held it.
+            if _is_supervisor(pid, layout):
+                signal.pidfd_send_signal(handle, signal.SIGKILL)
+                if not select.select([handle], [], [], timeout)[0]:
+                    raise DevclusterError(f"process {pid} did not end within {timeout:.0f} s of SIGKILL; see /proc/{pid}/stack")
+        except ProcessLookupError:
+            continue
+        finally:
+            os.close(handle)
