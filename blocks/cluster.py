@@ -124,7 +124,7 @@ class Cluster(CredentialsBlock):
 
 def _load_service_account(configuration: Configuration) -> None:
     try:
-        kubernetes.config.load_incluster_config(client_configuration=configuration)
+        kubernetes.config.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
     except kubernetes.config.ConfigException as error:
         raise Refused(
             f"this block says in_cluster, but no service account is mounted here ({error});"
@@ -136,7 +136,8 @@ def _load_kubeconfig(configuration: Configuration, kubeconfig: dict[str, Any], c
     command = exec_command(kubeconfig, context)
     if command and missing_program(command):
         raise Refused(f"context {context!r} gets its credentials from {command!r}, which is not installed here; add it to the flow's image")
-    kubernetes.config.load_kube_config_from_dict(kubeconfig, context=context, client_configuration=configuration, persist_config=False)
+    load = kubernetes.config.load_kube_config_from_dict
+    load(kubeconfig, context=context, client_configuration=configuration, persist_config=False)  # type: ignore[no-untyped-call]
     # The client only logs a plugin's failure and would go on as system:anonymous.
     if command and not configuration.api_key and not configuration.cert_file:
         raise ClusterUnavailable(f"context {context!r}: {command!r} gave no credentials; run it by hand to see why", delay=30)

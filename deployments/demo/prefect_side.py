@@ -151,9 +151,8 @@ def run_preload(prefect: PrefectSide, parameters: Mapping[str, object], show: Sh
         PrefectFailed: the run did not complete.
     """
     from prefect.client.orchestration import get_client  # noqa: PLC0415 - see settings()
-    from prefect.deployments import run_deployment  # noqa: PLC0415
 
-    run = cast("FlowRun", run_deployment(DEPLOYMENT, parameters=dict(parameters), timeout=0, as_subflow=False))
+    run = start_run(parameters)
     show(f"flow run {run.name}: {prefect.url}/runs/flow-run/{run.id}")
     with get_client(sync_client=True) as client:
         seen = 0
@@ -168,6 +167,13 @@ def run_preload(prefect: PrefectSide, parameters: Mapping[str, object], show: Sh
     if not state.is_completed():
         raise PrefectFailed(f"flow run {run.name} ended {state.name}: {state.message}")
     return UUID(str(run.id))
+
+
+def start_run(parameters: Mapping[str, object]) -> "FlowRun":
+    """Have the deployment run with these parameters; returns at once."""
+    from prefect.deployments import run_deployment  # noqa: PLC0415 - see settings()
+
+    return cast("FlowRun", run_deployment(DEPLOYMENT, parameters=dict(parameters), timeout=0, as_subflow=False))
 
 
 def _show_logs(client: "SyncPrefectClient", run: UUID, offset: int, show: Show) -> int:

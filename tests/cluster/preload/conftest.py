@@ -16,7 +16,7 @@ from prefect_aws.credentials import AwsCredentials
 from pydantic import SecretStr
 
 import devcluster
-from blocks import Cluster, ModelCache, S3Source
+from blocks import Cluster, ModelCache, S3Source, load_block
 from deployments.demo.own_stack import loader_image
 from modelyard.kube.apply import apply
 from modelyard.kube.client import Kube
@@ -48,7 +48,7 @@ class Stack:
 
     def cache(self, **options: Any) -> None:
         """Save the cache's block with other options."""
-        image = ModelCache.load(self.name).loader_image
+        image = load_block(ModelCache, self.name).loader_image
         fixed = {"namespace": self.name, "storageSize": "1Gi", "storageClassName": "devcluster-shared", "loaderImage": image}
         ModelCache.model_validate({**fixed, **options}).save(self.name, overwrite=True)
 

@@ -12,7 +12,7 @@ import pytest
 from prefect.client.orchestration import get_client
 from prefect_aws.credentials import AwsCredentials
 
-from blocks import S3Source
+from blocks import S3Source, load_block
 from deployments.demo.check import check_files
 from flows.preload import PreloadReport, preload_model
 from modelyard.errors import Refused, SourceDenied, SourceMissing, VersionConflict
@@ -93,7 +93,7 @@ def test_refusals(stack: Stack, more: dict[str, Any], error: type[Exception], wo
 
 
 def test_missing_bucket_and_wrong_keys(stack: Stack) -> None:
-    source = S3Source.load(stack.name)
+    source = load_block(S3Source, stack.name)
     source.model_copy(update={"bucket": "no-such-bucket"}).save(f"{stack.name}-missing")
     with pytest.raises(SourceMissing, match="no-such-bucket"):
         run(stack, source=f"{stack.name}-missing")
@@ -160,7 +160,7 @@ def test_the_api_shows_progress_and_no_secret(stack: Stack) -> None:
     run(stack)
     with get_client(sync_client=True) as client:
         artifacts = client.request("POST", "/artifacts/filter", json={"limit": 200}).json()
-    mine = [each for each in artifacts if each["key"].startswith("preload-m")]
+    mine = [each for each in artifacts if (each["key"] or "").startswith("preload-m")]
     assert {each["type"] for each in mine} >= {"progress", "markdown"}
     assert max(each["data"] for each in mine if each["type"] == "progress") == 100.0
     _, secret = stack.cluster.s3_keys()
