@@ -34,6 +34,8 @@ def preload(spec: LoadSpec, root: Path, source: Source, tuning: Tuning) -> LoadR
     """
     began = time.monotonic()
     layout = Layout(root, spec.model)
+    if not root.is_dir():  # made here, it would lie on the node's disk and go with the pod
+        raise VolumeUnusable(f"{root}: is not there; mount the volume, or name its directory by MODELYARD_ROOT")
     try:
         layout.refuse_links()
         with _alone(layout):
