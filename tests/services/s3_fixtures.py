@@ -5,7 +5,6 @@ import json
 import os
 import re
 import secrets
-import shutil
 import socket
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from unittest.mock import patch
 import pytest
 from botocore.awsrequest import AWSPreparedRequest
 
+from devcluster.build import MODULES, build_all
 from modelyard.models import LoadSpec, Manifest, ModelRef, S3Location, summarise
 from modelyard.sources.s3 import S3Source, s3_client
 
@@ -309,22 +309,10 @@ def free_port() -> int:
 
 
 def versitygw() -> Path:
-    """The server's program: the devcluster's, or built from its module into the user's cache, once for each go.sum."""
-    if (told := os.environ.get("DEVCLUSTER_ASSETS")) and (there := Path(told, "versitygw")).exists():
-        return there
-    module = REPOSITORY / "devcluster" / "go" / "versitygw"
-    key = hashlib.sha256((module / "go.sum").read_bytes()).hexdigest()[:12]
-    program = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "modelyard-tests" / key / "versitygw"
-    if not program.exists():
-        if not shutil.which("go"):
-            pytest.fail(
-                "versitygw is not built and there is no Go to build it: install Go, or set DEVCLUSTER_ASSETS to a directory with it"
-            )
-        program.parent.mkdir(parents=True, exist_ok=True)
-        command = ["go", "build", "-trimpath", "-o", f"{program}.{os.getpid()}", "github.com/versity/versitygw/cmd/versitygw"]
-        subprocess.run(command, cwd=module, check=True, timeout=900)
-        Path(f"{program}.{os.getpid()}").rename(program)
-    return program
+    """The server's program as the devcluster builds it, once, into the user's cache."""
+    [module] = [module for module in MODULES if module.name == "versitygw"]
+    [directory] = build_all([module])
+    return directory / "versitygw"
 
 
 @pytest.fixture(scope="session")
