@@ -129,6 +129,12 @@ class FrozenLoader:
             time.sleep(0.02)
         raise AssertionError(f"no loader started within {seconds} s")
 
+    def kill(self) -> None:
+        """End it as a node's failure would: no handler runs."""
+        if self._pid:
+            os.kill(self._pid, signal.SIGKILL)
+            self._pid = None
+
     def thaw(self) -> None:
         """Let it go on."""
         if self._pid:

@@ -15,7 +15,7 @@ from prefect_aws.credentials import AwsCredentials
 from blocks import S3Source, load_block
 from deployments.demo.check import check_files
 from flows.preload import PreloadReport, preload_model
-from modelyard.errors import Refused, SourceDenied, SourceMissing, VersionConflict
+from modelyard.errors import NotEnoughSpace, Refused, SourceDenied, SourceMissing, VersionConflict
 from modelyard.names import preload_job_name
 from tests.cluster.preload.conftest import FrozenLoader, Stack
 
@@ -153,6 +153,23 @@ def test_the_same_preload_started_twice_works_once(stack: Stack, frozen: FrozenL
     outputs = [each.communicate(timeout=180)[0] for each in runs]
     assert [each.returncode for each in runs] == [0, 0], outputs
     assert stack.reads() == 2, "each object was read once"
+
+
+def test_a_killed_loader_is_started_again_by_its_job(stack: Stack, frozen: FrozenLoader) -> None:
+    stack.put(model__safetensors=os.urandom(1_000_000))
+    running = in_background(stack)
+    frozen.freeze()
+    frozen.kill()
+    output, _ = running.communicate(timeout=180)
+    assert running.returncode == 0, output
+
+
+def test_a_volume_that_is_too_small_is_refused_with_numbers(stack: Stack) -> None:
+    stack.put(model__safetensors=os.urandom(40_000_000))
+    stack.cache(storageClassName="devcluster-limited", storageSize="32Mi")
+    with pytest.raises(NotEnoughSpace, match=r"needs 38\.1 MiB .* free"):
+        run(stack)
+    assert stack.jobs() == []
 
 
 def test_the_api_shows_progress_and_no_secret(stack: Stack) -> None:
