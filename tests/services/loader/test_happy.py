@@ -68,16 +68,18 @@ def behind_the_back(bucket: Bucket, body: bytes) -> None:
 
 UPLOADS = [
     pytest.param(behind_the_back, 100, None, id="a file that nobody uploaded"),
-    pytest.param(single("CRC64NVME"), 100, "CRC64NVME", id="small CRC64NVME"),
-    pytest.param(single("CRC32"), 100, "CRC32", id="small CRC32"),
-    pytest.param(single("CRC32C"), 100, "CRC32C", id="small CRC32C"),
-    pytest.param(single("SHA1"), 100, "SHA1", id="small SHA1"),
+    pytest.param(single("CRC64NVME"), 100, "CRC64NVME", id="small CRC64NVME", marks=pytest.mark.faults),
+    pytest.param(single("CRC32"), 100, "CRC32", id="small CRC32", marks=pytest.mark.faults),
+    pytest.param(single("CRC32C"), 100, "CRC32C", id="small CRC32C", marks=pytest.mark.faults),
+    pytest.param(single("SHA1"), 100, "SHA1", id="small SHA1", marks=pytest.mark.faults),
     pytest.param(single("SHA256"), 100, "SHA256", id="small SHA256"),
     pytest.param(single("CRC64NVME"), 20 * MIB + 1, "CRC64NVME", id="large single put"),
     pytest.param(multipart("CRC64NVME", "FULL_OBJECT"), 12 * MIB, "CRC64NVME", id="multipart CRC64NVME of the whole"),
     pytest.param(multipart("CRC32", "COMPOSITE"), 12 * MIB, None, id="multipart composite CRC32 covers no whole"),
-    pytest.param(multipart("SHA256", "COMPOSITE"), 12 * MIB, None, id="multipart composite SHA256 covers no whole"),
-    pytest.param(multipart("CRC32", "FULL_OBJECT"), 6 * MIB, "CRC32", id="small multipart, CRC32 of the whole"),
+    pytest.param(
+        multipart("SHA256", "COMPOSITE"), 12 * MIB, None, id="multipart composite SHA256 covers no whole", marks=pytest.mark.faults
+    ),
+    pytest.param(multipart("CRC32", "FULL_OBJECT"), 6 * MIB, "CRC32", id="small multipart, CRC32 of the whole", marks=pytest.mark.faults),
 ]
 
 

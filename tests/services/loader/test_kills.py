@@ -67,7 +67,7 @@ def test_resumes_inside_a_large_file(bucket: Bucket, fault_proxy: FaultProxy, lo
     assert fault_proxy.sent == 40 * MIB - kept
 
 
-@pytest.mark.parametrize("harm", ["corrupted", "shortened", "missing"])
+@pytest.mark.parametrize("harm", ["corrupted", *(pytest.param(harm, marks=pytest.mark.faults) for harm in ("shortened", "missing"))])
 def test_a_kept_prefix_that_is_not_what_it_was(harm: str, bucket: Bucket, fault_proxy: FaultProxy, loader: Loader) -> None:
     files = {"large": os.urandom(40 * MIB)}
     bucket.put(files)
@@ -120,9 +120,9 @@ def test_an_eviction_keeps_what_arrived(bucket: Bucket, fault_proxy: FaultProxy,
     "tail",
     [
         pytest.param(b'{"file": {"path": "b", "size', id="torn"),
-        pytest.param(b"\x00\x00\xff\xfe\n", id="no text"),
-        pytest.param(b'{"file": {"path": "b", "size": -1}}\n', id="no record"),
-        pytest.param(b'{"checkpoint": []}\n[]\n', id="no checkpoint"),
+        pytest.param(b"\x00\x00\xff\xfe\n", id="no text", marks=pytest.mark.faults),
+        pytest.param(b'{"file": {"path": "b", "size": -1}}\n', id="no record", marks=pytest.mark.faults),
+        pytest.param(b'{"checkpoint": []}\n[]\n', id="no checkpoint", marks=pytest.mark.faults),
     ],
 )
 def test_a_journal_with_a_bad_end(tail: bytes, bucket: Bucket, loader: Loader) -> None:

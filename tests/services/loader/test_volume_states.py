@@ -50,8 +50,8 @@ def test_a_file_at_the_target(spec: LoadSpec, loader: Loader) -> None:
 @pytest.mark.parametrize(
     ("damage", "told"),
     [
-        pytest.param(lambda target: (target / "a").unlink(), "a is missing", id="missing file"),
-        pytest.param(lambda target: (target / "a").write_bytes(b"abcd"), "a has 4 bytes, not 3", id="other size"),
+        pytest.param(lambda target: (target / "a").unlink(), "a is missing", id="missing file", marks=pytest.mark.faults),
+        pytest.param(lambda target: (target / "a").write_bytes(b"abcd"), "a has 4 bytes, not 3", id="other size", marks=pytest.mark.faults),
         pytest.param(lambda target: (target / "a").write_bytes(b"abd"), "a has another SHA-256", id="other bytes"),
     ],
 )
@@ -81,7 +81,15 @@ def test_another_listing_for_a_published_version(published: LoadSpec, bucket: Bu
     assert tree(loader.root) == before
 
 
-@pytest.mark.parametrize("text", ["", "{", '{"schemaVersion": 2}', "\x00\x00"], ids=["empty", "torn", "other schema", "zeros"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param("{", id="torn"),
+        pytest.param("", id="empty", marks=pytest.mark.faults),
+        pytest.param('{"schemaVersion": 2}', id="other schema", marks=pytest.mark.faults),
+        pytest.param("\x00\x00", id="zeros", marks=pytest.mark.faults),
+    ],
+)
 def test_an_unreadable_manifest(text: str, published: LoadSpec, loader: Loader) -> None:
     manifest = loader.root / ".modelyard/manifests/m/v1.json"
     manifest.write_text(text)
