@@ -45,7 +45,7 @@ MODULES = (
         name: f"github.com/containerd/containerd/v2/cmd/{name}" for name in ("containerd", "containerd-shim-runc-v2", "ctr")
     }),
     Module("versitygw", {"versitygw": "github.com/versity/versitygw/cmd/versitygw"}),
-    Module("registry", {"registry": "github.com/distribution/distribution/v3/cmd/registry"}),
+    Module("registry", {"registry": "."}),
     Module("coredns", {"coredns": "."}),
 )  # fmt: skip
 
