@@ -8,7 +8,6 @@ CRC64NVME. After the first repetition of each, its files are compared with what 
 """
 
 import argparse
-import hashlib
 import json
 import os
 import platform
@@ -20,9 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.dataset import BUCKET, DATASETS, Dataset, prepare
+from benchmarks.loader_python import loader_python
 from benchmarks.measure import run, sync
 from benchmarks.report import Result, figures, table
-from benchmarks.s3_server import S3Server, s3_server, versitygw
+from benchmarks.s3_server import S3Server, s3_server, versitygw_version
 from benchmarks.then_sha256 import digests
 from benchmarks.tools import TOOLS, Job, Tool, binary, plan, versions
 from modelyard.models import S3Location
@@ -37,6 +37,7 @@ def main() -> None:
     for need in {TOOLS[tool].needs for tool in options.tools} - {None}:
         binary(str(need))
     options.work.mkdir(parents=True, exist_ok=True)
+    options.python = options.python or loader_python(options.work)
     began = datetime.now(UTC)
     with s3_server(options.work, keep_alive=False) as server:
         datasets = _datasets(server, options)
@@ -54,6 +55,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--datasets", nargs="+", choices=DATASETS, default=list(DATASETS))
     parser.add_argument("--tools", nargs="+", choices=sorted(TOOLS), default=list(TOOLS))
     parser.add_argument("--work", type=Path, default=_default_work(), help="datasets (5.5 GB) and targets, on one file system")
+    parser.add_argument("--python", type=Path, help="the loader's interpreter; else one is made below --work, as the image has it")
     parser.add_argument("--cgroup", type=Path, help="a memory cgroup to make children in: adds cgroup_peak_mib, page cache included")
     return parser.parse_args()
 
@@ -74,7 +76,7 @@ def _measure(server: S3Server, datasets: list[Dataset], options: argparse.Namesp
     results: list[Result] = []
     again: dict[str, int] = {}
     for dataset in datasets:
-        job = plan(server, dataset, options.work / "target")
+        job = plan(options.python, server, dataset, options.work / "target")
         for repetition in range(1, options.repetitions + 1):
             for name in random.sample(options.tools, len(options.tools)):
                 results.append(_one(TOOLS[name], job, repetition, options.cgroup))
@@ -144,7 +146,7 @@ def _summary(
         "scale": options.scale,
         "page_cache": "warm for the server, for all tools",
         "machine": {"kernel": platform.release(), "cpus": os.cpu_count(), "cpu": _cpu()},
-        "versions": {**versions(options.tools), "versitygw_sha256": hashlib.sha256(versitygw().read_bytes()).hexdigest()},
+        "versions": {**versions(options.python, options.tools), "versitygw": versitygw_version()},
         "dataset_bytes": {dataset.name: dataset.bytes for dataset in datasets},
         "dataset_files": {dataset.name: len(dataset.files) for dataset in datasets},
         **figures(results),

@@ -4,7 +4,9 @@ Keep-alive is switched on: versitygw's default closes the connection after each 
 2,000 TLS handshakes, which no S3 in production asks for.
 """
 
+import hashlib
 import os
+import re
 import secrets
 import socket
 import subprocess
@@ -14,6 +16,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from devcluster.build import MODULES, SOURCES, build_all
+from devcluster.programs import assets
 
 START_SECONDS = 30
 #: The last lines of the log come a little after the last response.
@@ -63,16 +68,23 @@ class S3Server:
 
 
 def versitygw() -> Path:
-    """The server's binary, from the devcluster's build cache.
+    """The server's binary: the devcluster's, built now if it is not in its cache.
 
     Raises:
-        SystemExit: it is not there; the message says how to get it.
+        SystemExit: DEVCLUSTER_ASSETS names a directory without it.
     """
-    if assets := os.environ.get("DEVCLUSTER_ASSETS"):
-        binary = Path(assets) / "versitygw"
-        if binary.is_file():
-            return binary
-    raise SystemExit("versitygw is missing: set DEVCLUSTER_ASSETS to the directory that holds it (`make devcluster` builds it)")
+    if given := assets():
+        if (given / "versitygw").is_file():
+            return given / "versitygw"
+        raise SystemExit(f"DEVCLUSTER_ASSETS={given} lacks versitygw; add it, or unset it to have it built")
+    module = next(module for module in MODULES if module.name == "versitygw")
+    return build_all([module])[0] / "versitygw"
+
+
+def versitygw_version() -> str:
+    """The pinned version, and the digest of the binary that ran."""
+    pin = re.search(r"versity/versitygw (v\S+)", (SOURCES / "versitygw" / "go.mod").read_text())
+    return f"{pin[1] if pin else 'unknown'} sha256:{hashlib.sha256(versitygw().read_bytes()).hexdigest()}"
 
 
 @contextmanager

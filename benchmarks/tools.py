@@ -1,16 +1,14 @@
 """The contestants: for each the command line and environment that bring one dataset into a directory."""
 
-import os
 import shutil
-import ssl
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 
 from benchmarks.dataset import BUCKET, Dataset
+from benchmarks.loader_python import environment, packages
 from benchmarks.s3_server import S3Server
 from modelyard.models import Listing, LoadSpec, ModelRef, S3Location, summarise
 from modelyard.sources.s3 import S3Source, s3_client
@@ -26,6 +24,7 @@ _MODEL = ModelRef(name="benchmark", version="v1")
 class Job:
     """One dataset to be brought from a server into ``target``; ``listing`` is what a plan would have seen."""
 
+    python: Path
     server: S3Server
     dataset: Dataset
     target: Path
@@ -47,27 +46,26 @@ class Tool:
     needs: str | None = None
 
     def environment(self, job: Job) -> dict[str, str]:
-        """The caller's environment without its own AWS settings, with the server's."""
-        own = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "RCLONE_"))}
+        """How this tool reaches the server."""
         server = job.server.environment
         if self.needs == "rclone":  # with AWS_CA_BUNDLE set, it fails at its start
             del server["AWS_CA_BUNDLE"]
-        return {**own, **server, "AWS_EC2_METADATA_DISABLED": "true"}
+        return {**environment(), **server}
 
 
 def _location(server: S3Server, dataset: Dataset) -> S3Location:
     return S3Location(bucket=BUCKET, prefix=dataset.prefix, endpoint_url=server.endpoint)
 
 
-def plan(server: S3Server, dataset: Dataset, target: Path) -> Job:
+def plan(python: Path, server: S3Server, dataset: Dataset, target: Path) -> Job:
     """The job, with the listing that a plan makes of the dataset."""
     location = _location(server, dataset)
-    return Job(server, dataset, target, summarise(S3Source(location, s3_client(location)).list()))
+    return Job(python, server, dataset, target, summarise(S3Source(location, s3_client(location)).list()))
 
 
 def _loader(job: Job) -> list[str]:
     spec = LoadSpec(model=_MODEL, source=job.location, listing=job.listing)
-    return [sys.executable, "-m", "modelyard.loader", "preload", "--spec", spec.model_dump_json(), "--root", str(job.target)]
+    return [str(job.python), "-m", "modelyard.loader", "preload", "--spec", spec.model_dump_json(), "--root", str(job.target)]
 
 
 def _s5cmd(job: Job) -> list[str]:
@@ -75,11 +73,11 @@ def _s5cmd(job: Job) -> list[str]:
 
 
 def _s5cmd_then_sha256(job: Job) -> list[str]:
-    return [sys.executable, "-m", "benchmarks.then_sha256", str(job.target), *_s5cmd(job)]
+    return [str(job.python), "-m", "benchmarks.then_sha256", str(job.target), *_s5cmd(job)]
 
 
 def _boto3(job: Job) -> list[str]:
-    return [sys.executable, "-m", "benchmarks.boto3_pool", job.server.endpoint, BUCKET, f"{job.dataset.prefix}/", str(job.target)]
+    return [str(job.python), "-m", "benchmarks.boto3_pool", job.server.endpoint, BUCKET, f"{job.dataset.prefix}/", str(job.target)]
 
 
 def _rclone(job: Job) -> list[str]:
@@ -113,12 +111,10 @@ def binary(name: str) -> str:
     return found
 
 
-def versions(names: list[str]) -> dict[str, str]:
+def versions(python: Path, names: list[str]) -> dict[str, str]:
     """What ran: the contestants, and what the loader and boto3 are made of."""
-    packages = {name: version(name) for name in ("awscrt", "boto3", "s3transfer")}
-    own = {"python": sys.version.split()[0], "openssl": ssl.OPENSSL_VERSION, **packages}
     binaries = {TOOLS[tool].needs for tool in names}
-    return own | {name: _first_line(name) for name in sorted(filter(None, binaries))}
+    return packages(python) | {name: _first_line(name) for name in sorted(filter(None, binaries))}
 
 
 def _first_line(name: str) -> str:
