@@ -129,16 +129,19 @@ class S3Transfer:
             return self._failure
         if self._failure:
             return SourceUnavailable(f"{self._subject}: {self._failure}")
-        if error is None:
-            return None
-        if isinstance(error, S3ResponseError) and status_code:
-            if status_code in _CHANGED_STATUS:
-                return changed(self._subject)
-            return http_error(_element("Code", body), status_code, _element("Message", body), self._subject)
-        if isinstance(error, AwsCrtError) and error.name == _MISMATCH:
-            return ContentMismatch(f"{self._subject}: the bytes that arrived are not those whose checksum the source keeps")
-        reason = f"{error.name}: {error.message}" if isinstance(error, AwsCrtError) else str(error)
-        return SourceUnavailable(f"{self._subject}: {reason}")
+        return _crt_error(error, status_code, body, self._subject) if error else None
+
+
+def _crt_error(error: Exception, status_code: int | None, body: bytes | None, subject: str) -> ModelyardError:
+    """What the CRT's failure means: the server's refusal, its own verdict on a checksum, or a broken connection."""
+    if isinstance(error, S3ResponseError) and status_code:
+        if status_code in _CHANGED_STATUS:
+            return changed(subject)
+        return http_error(_element("Code", body), status_code, _element("Message", body), subject)
+    if isinstance(error, AwsCrtError) and error.name == _MISMATCH:
+        return ContentMismatch(f"{subject}: the bytes that arrived are not those whose checksum the source keeps")
+    reason = f"{error.name}: {error.message}" if isinstance(error, AwsCrtError) else str(error)
+    return SourceUnavailable(f"{subject}: {reason}")
 
 
 def _address(location: S3Location) -> tuple[str, str, bool]:
