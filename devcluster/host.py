@@ -16,7 +16,7 @@ from devcluster.errors import RequirementsError
 from devcluster.paths import cache_root, state_root
 from devcluster.programs import assets
 
-STATE_GIB, BUILD_GIB, MEMORY_GIB = 3, 8, 4
+STATE_GIB, BUILD_GIB, MEMORY_GIB = 3, 9, 4
 
 
 def check_requirements() -> None:
