@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import urlsplit
 
 import boto3
-from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, EndpointConnectionError, HTTPClientError
 from prefect.blocks.core import Block
 from prefect_aws.credentials import AwsCredentials, MinIOCredentials
@@ -30,6 +29,7 @@ from pydantic import (
 from blocks.certificates import authority_file, checked_authority
 from modelyard.errors import SourceDenied, SourceUnavailable
 from modelyard.models import S3Location
+from modelyard.sources.s3 import client_config
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -126,7 +126,7 @@ class S3Source(Block):
             region_name=self.region,
             endpoint_url=endpoint,
             verify=authority_file(self.ca_certificate) if self.ca_certificate else None,
-            config=_client_config(own_endpoint=endpoint is not None),
+            config=client_config(own_endpoint=endpoint is not None),
         )
 
     def secret_data(self) -> dict[str, str]:
@@ -174,22 +174,6 @@ class S3Source(Block):
         if self.endpoint_url or self.credentials is None:
             return self.endpoint_url
         return self.credentials.aws_client_parameters.endpoint_url
-
-
-def _client_config(*, own_endpoint: bool) -> Config:
-    """Path-style addresses and only the required checksums for stores other than AWS: many serve no bucket by host name,
-    and not all know the trailing checksums that boto3 sends by default since 1.36.
-    """
-    common = Config(connect_timeout=5, read_timeout=30, retries={"mode": "standard", "total_max_attempts": 5})
-    if not own_endpoint:
-        return common
-    return common.merge(
-        Config(
-            s3={"addressing_style": "path"},
-            request_checksum_calculation="when_required",
-            response_checksum_validation="when_required",
-        )
-    )
 
 
 @contextmanager

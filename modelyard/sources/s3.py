@@ -4,7 +4,6 @@ Listing is boto3's; the bytes come through the AWS Common Runtime (``s3_fetch``)
 Credentials come from where boto3 looks for them: the environment of the loader's pod, Pod Identity, IRSA, an instance role.
 """
 
-import base64
 import os
 import re
 from collections.abc import Iterator
@@ -13,20 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import boto3
 from botocore.config import Config
-from botocore.exceptions import (
-    BotoCoreError,
-    ClientError,
-    HTTPClientError,
-    NoCredentialsError,
-    PartialCredentialsError,
-)
-from botocore.exceptions import (
-    ConnectionError as BotoConnectionError,
-)
+from botocore.exceptions import BotoCoreError, ClientError
 
-from modelyard.errors import ModelyardError, SourceChanged, SourceDenied, SourceMissing, SourceUnavailable
+from modelyard.errors import SourceMissing
 from modelyard.models import Checksum, S3Location, SourceFile
 from modelyard.sources.base import Done, Sink, Transfer
+from modelyard.sources.s3_answers import error_code, full_object_checksum, object_error, source_error
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -34,24 +25,7 @@ if TYPE_CHECKING:
 
     from modelyard.sources.s3_fetch import S3Fetcher
 
-#: Algorithms of x-amz-checksum headers, in the order in which a response is asked for them.
-ALGORITHMS = ("CRC64NVME", "CRC32C", "CRC32", "SHA256", "SHA1")
-
-_DENIED = {
-    "XAdminUserNotFound",  # versitygw, for a key that it does not know
-    "AccessDenied",
-    "InvalidAccessKeyId",
-    "SignatureDoesNotMatch",
-    "ExpiredToken",
-    "InvalidToken",
-    "AuthorizationHeaderMalformed",
-    "403",
-}
-_MISSING = {"NoSuchBucket", "NoSuchKey", "NoSuchVersion", "404", "NotFound"}
-_CHANGED = {"PreconditionFailed", "412", "NoSuchKey", "NoSuchVersion", "404", "NotFound"}
 _NO_VERSIONS = {"AccessDenied", "NotImplemented", "MethodNotAllowed", "403", "501", "405"}
-_SERVER_ERROR = 500
-_MD5 = re.compile("[0-9a-f]{32}")
 
 
 def s3_client(location: S3Location) -> "S3Client":
@@ -64,13 +38,19 @@ def s3_client(location: S3Location) -> "S3Client":
         raise SourceMissing(f"{location.uri}: AWS_CA_BUNDLE names {ca_bundle}, which is no file; give the CA in the source's block")
     if location.endpoint_url and not re.match(r"https?://[^/]+", location.endpoint_url):
         raise SourceMissing(f"{location.uri}: endpoint {location.endpoint_url!r} is no URL; write https://host:port")
-    config = Config(
-        s3={"addressing_style": "path"} if location.endpoint_url else {},
-        retries={"mode": "standard", "max_attempts": 5},
-        connect_timeout=5,
-        read_timeout=30,
-    )
+    config = client_config(own_endpoint=location.endpoint_url is not None)
     return boto3.session.Session().client("s3", endpoint_url=location.endpoint_url, region_name=location.region, config=config)
+
+
+def client_config(*, own_endpoint: bool) -> Config:
+    """Patient within limits, and for stores other than AWS path-style addresses and only the checksums that are required:
+    many serve no bucket by host name, and not all know the trailing checksums that boto3 sends by default since 1.36.
+    """
+    common = Config(connect_timeout=5, read_timeout=30, retries={"mode": "standard", "total_max_attempts": 5})
+    if not own_endpoint:
+        return common
+    required: dict[str, Any] = {"request_checksum_calculation": "when_required", "response_checksum_validation": "when_required"}
+    return common.merge(Config(s3={"addressing_style": "path"}, **required))
 
 
 class S3Source:
@@ -89,7 +69,7 @@ class S3Source:
         try:
             yield from _versions(self._client, self.location)
         except ClientError as error:
-            if _code(error) not in _NO_VERSIONS:
+            if error_code(error) not in _NO_VERSIONS:
                 raise source_error(error, self.location.uri) from error
         except BotoCoreError as error:
             raise source_error(error, self.location.uri) from error
@@ -142,68 +122,3 @@ def _file(location: S3Location, entry: "ObjectVersionTypeDef | ObjectTypeDef", v
     if (path.endswith("/") or not path) and not entry["Size"]:
         return None
     return SourceFile(path, entry["Size"], entry.get("ETag"), version, entry.get("StorageClass"))
-
-
-def full_object_checksum(headers: dict[str, str]) -> Checksum | None:
-    """The checksum in a response's headers (names in lower case) if it covers the whole object, else None.
-
-    A composite checksum (``value-N``) is a checksum of the parts' checksums and says nothing about the file's bytes as such. Without
-    any, the ETag of an object put at once is its MD5, unless it is encrypted with a key of KMS or of the customer.
-    https://docs.aws.amazon.com/AmazonS3/latest/userguide/checking-object-integrity-upload.html
-    """
-    if headers.get("x-amz-checksum-type", "FULL_OBJECT") != "FULL_OBJECT":
-        return None
-    for algorithm in ALGORITHMS:
-        value = headers.get(f"x-amz-checksum-{algorithm.lower()}")
-        if value and "-" not in value:
-            return Checksum.model_validate({"algorithm": algorithm, "value": value})
-    encryption = headers.get("x-amz-server-side-encryption", "")
-    if encryption.startswith("aws:") or "x-amz-server-side-encryption-customer-algorithm" in headers:
-        return None
-    etag = headers.get("etag", "").strip('"')
-    return Checksum(algorithm="MD5", value=base64.b64encode(bytes.fromhex(etag)).decode()) if _MD5.fullmatch(etag) else None
-
-
-def _code(error: ClientError) -> str:
-    return str(error.response.get("Error", {}).get("Code", ""))
-
-
-def source_error(error: Exception, subject: str) -> ModelyardError:
-    """What a failed request for ``subject`` means, as an error that says what to do next."""
-    if isinstance(error, NoCredentialsError | PartialCredentialsError):
-        return SourceDenied(
-            f"{subject}: no credentials were found; give them in the source's block, or let Pod Identity or IRSA provide them"
-        )
-    if isinstance(error, BotoConnectionError | HTTPClientError):
-        return SourceUnavailable(f"{subject}: the server cannot be reached ({error}); check the endpoint's address, port and certificate")
-    if not isinstance(error, ClientError):
-        return SourceUnavailable(f"{subject}: {error}")
-    code, status = _code(error), int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-    message = error.response.get("Error", {}).get("Message", "")
-    return http_error(code, status, message, subject)
-
-
-def http_error(code: str, status: int, message: str, subject: str) -> ModelyardError:
-    """What a server's refusal means: by its error code first, then by the HTTP status."""
-    said = f"{subject}: {code or status} {message}".strip()
-    if code == "InvalidObjectState":
-        return SourceMissing(f"{said}; the object is archived: restore it first (`aws s3api restore-object`)")
-    if code in _DENIED or status in {401, 403}:
-        return SourceDenied(f"{said}; check the credentials, and that they may list and read this prefix")
-    if code in _MISSING or status == 404:  # noqa: PLR2004 - HTTP
-        return SourceMissing(f"{said}; check the bucket, the prefix and the endpoint")
-    if status >= _SERVER_ERROR or code in {"SlowDown", "RequestTimeout", "Throttling"} or status == 429:  # noqa: PLR2004 - HTTP
-        return SourceUnavailable(said)
-    return SourceMissing(f"{said}; the server does not take this request: check the endpoint, the region and the bucket's name")
-
-
-def object_error(error: Exception, subject: str) -> ModelyardError:
-    """Like ``source_error``, for an object that the listing showed: what is missing now has changed since."""
-    if isinstance(error, ClientError) and _code(error) in _CHANGED:
-        return changed(subject)
-    return source_error(error, subject)
-
-
-def changed(subject: str) -> SourceChanged:
-    """The object was there when it was listed, and is gone or another one now."""
-    return SourceChanged(f"{subject}: changed or deleted since it was listed; nothing was published: run the preload again to plan anew")

@@ -29,7 +29,7 @@ from botocore.session import get_session
 from modelyard.errors import ContentMismatch, ModelyardError, SourceDenied, SourceUnavailable
 from modelyard.models import S3Location, SourceFile
 from modelyard.sources.base import Done, Sink
-from modelyard.sources.s3 import changed, full_object_checksum, http_error
+from modelyard.sources.s3_answers import changed, full_object_checksum, http_error
 
 #: Sizes and targets measured in benchmarks/: larger ones cost memory (1.5 GB at 20 Gbps) and win nothing on few cores.
 PART_SIZE = 8 * 1024 * 1024
