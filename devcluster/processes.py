@@ -31,8 +31,7 @@ def _is_supervisor(pid: int, layout: Layout) -> bool:
     process = Path("/proc", str(pid))
     try:
         words = (process / "cmdline").read_bytes().decode(errors="replace").split("\0")
-        # One without an identity was started by an earlier version.
-        ours = words[1:4] == ["-m", SUPERVISOR, str(layout.directory)] and words[4] in {layout.identity(), ""}
+        ours = words[1:4] == ["-m", SUPERVISOR, str(layout.directory)] and words[4] == layout.identity()
         return ours and _inner_pids(process)[-1] == 1
     except OSError:
         return False
