@@ -37,6 +37,10 @@ class TestStandards(BlockStandardTestSuite):
         kind: type[Block] = request.param
         return kind
 
+    def test_has_a_valid_image(self, block: type[Block]) -> None:
+        """Prefect's own fetches the logo from the internet; here it is only seen that there is one, by https."""
+        assert str(block._logo_url).startswith("https://")
+
 
 def test_a_cluster_comes_back_as_saved(prefect_server: str) -> None:
     saved = Cluster(kubeconfig=SecretStr(KUBECONFIG), context="only")
