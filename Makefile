@@ -10,7 +10,7 @@ ifeq ($(origin KUBECONFIG),environment)
 unexport KUBECONFIG
 endif
 
-.PHONY: help setup demo demo-down test test-faults check format bench-preload loader-image wheels lock screenshot
+.PHONY: help setup demo demo-down test test-faults check format bench-flow bench-preload loader-image wheels lock screenshot
 
 help: ## Show the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
@@ -46,6 +46,9 @@ check: setup ## Format, lint, types, layers, dead links
 
 format: setup ## Format the code
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
+
+bench-flow: setup ## Where the seconds of the demo's last preload went
+	@$(BIN)/python -m benchmarks.flow_overhead
 
 bench-preload: setup ## The loader beside s5cmd, boto3 and rclone
 	@command -v rclone >/dev/null || apt-get install -y -qq --no-install-recommends rclone

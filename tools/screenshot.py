@@ -1,4 +1,4 @@
-"""``python -m tools.screenshot DIRECTORY``: the README's pictures, taken of the demo's last run by headless Chromium."""
+"""``python -m tools.screenshot DIRECTORY``: the README's picture, taken of the demo's last run by headless Chromium."""
 
 import json
 import subprocess
@@ -33,16 +33,15 @@ def take(path: str, picture: Path) -> None:
     """A picture of one page of the UI."""
     with tempfile.TemporaryDirectory() as profile:
         argv = ["chromium", "--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", *_QUIET, f"--user-data-dir={profile}"]
-        size = ["--window-size=1400,1000", "--virtual-time-budget=20000", f"--screenshot={picture}"]
+        size = ["--window-size=1400,1560", "--virtual-time-budget=20000", f"--screenshot={picture}"]
         subprocess.run([*argv, *size, f"{_API}{path}"], check=True, capture_output=True, timeout=180)
 
 
 def main() -> None:
-    """Take them all."""
+    """Take it."""
     directory = Path(sys.argv[1])
     directory.mkdir(parents=True, exist_ok=True)
     take(f"/runs/flow-run/{last_run()}", directory / "preload-run.png")
-    take("/artifacts/key/preload-all-minilm-l6-v2", directory / "preload-artifact.png")
 
 
 if __name__ == "__main__":

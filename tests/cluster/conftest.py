@@ -17,16 +17,30 @@ from tests.cluster.support import connect
 
 
 @pytest.fixture(scope="session")
-def cluster() -> devcluster.Cluster | None:
-    """The devcluster; None where the tests run on a cluster that was there before."""
+def cluster() -> Iterator[devcluster.Cluster | None]:
+    """The devcluster, stopped in the end if it was started here; None where the tests run on a cluster that was there before."""
     if os.environ.get("MODELYARD_TEST_KUBECONFIG"):
-        return None
+        yield None
+        return
+    name = os.environ.get("DEVCLUSTER_NAME", "test")
+    was_up = _is_up(name)
     try:
-        return devcluster.up(os.environ.get("DEVCLUSTER_NAME", "test"))
+        started = devcluster.up(name)
     except devcluster.DevclusterError as error:
         if os.environ.get("CI"):
             raise
         pytest.skip(f"no devcluster here: {error}")
+    yield started
+    if not was_up:
+        devcluster.down(name, purge=True)
+
+
+def _is_up(name: str) -> bool:
+    try:
+        devcluster.connect(name)
+    except devcluster.DevclusterError:
+        return False
+    return True
 
 
 @pytest.fixture(scope="session")
