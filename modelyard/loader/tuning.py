@@ -15,8 +15,8 @@ class Tuning(Value):
 
     transfers: int = Field(default=24, ge=1, le=1000)
     """Files on their way at a time; more of them help only where the source is far."""
-    large_transfers: int = Field(default=3, ge=1, le=100)
-    """How many of these may be large: each holds some 60 MB of the engine's buffers."""
+    large_transfers: int = Field(default=4, ge=1, le=100)
+    """How many of these may be large: two for each of the engine's two threads that hash, so that neither waits for a file's end."""
     large_bytes: int = Field(default=64 * 1024 * 1024, ge=1)
     """What is large."""
     attempts: int = Field(default=6, ge=1, le=100)
@@ -24,7 +24,7 @@ class Tuning(Value):
     retry_seconds: float = Field(default=1.0, ge=0, le=20)
     """The first wait before another try of a file; it doubles each time, up to 20 s, and is shortened by chance."""
     stall_seconds: float = Field(default=300.0, ge=1)
-    """A transfer that brings no byte for so long is broken off and tried again. The engine hands over whole parts of 8 MiB, so this
+    """A transfer that brings no byte for so long is broken off and tried again. The engine hands over whole parts of 5 MiB, so this
     is also the time that a part may take; a connection that is silent for 30 s it replaces itself."""
     sync_bytes: int = Field(default=512 * 1024 * 1024, ge=1)
     """Finished files are made durable in groups: when so many bytes wait for it; a kill costs at most these once more."""

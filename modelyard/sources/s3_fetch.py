@@ -15,7 +15,7 @@ from urllib.parse import quote, urlsplit
 from awscrt.auth import AwsCredentials, AwsCredentialsProvider
 from awscrt.exceptions import AwsCrtError
 from awscrt.http import HttpHeaders, HttpRequest
-from awscrt.io import ClientTlsContext, TlsContextOptions
+from awscrt.io import ClientBootstrap, ClientTlsContext, DefaultHostResolver, EventLoopGroup, TlsContextOptions
 from awscrt.s3 import (
     S3ChecksumConfig,
     S3Client,
@@ -31,9 +31,13 @@ from modelyard.models import S3Location, SourceFile
 from modelyard.sources.base import Done, Sink
 from modelyard.sources.s3_answers import changed, full_object_checksum, http_error
 
-#: Sizes and targets measured in benchmarks/: larger ones cost memory (1.5 GB at 20 Gbps) and win nothing on few cores.
-PART_SIZE = 8 * 1024 * 1024
+#: Measured with benchmarks/preload.py on 2 CPUs, 4 x 1 GiB. What waits to be hashed waits as whole parts: with parts of 8 MiB the
+#: loader grew to 430 MiB, with these to 340. Smaller ones cost the server more: each range 1 to 2 ms of its CPU.
+PART_SIZE = 5 * 1024 * 1024
 THROUGHPUT_GBPS = 5.0
+#: Threads for TLS, and as many for hashing and writing. The CRT would take half of the node's CPUs, whatever the pod's limit is: one
+#: of 2, whose single thread that hashes held up all others (17 s for 14). Four win nothing on 2 CPUs and cost memory.
+_EVENT_LOOPS = 2
 #: 404: the version was deleted; 412: the ETag is another one.
 _CHANGED_STATUS = {404, 412}
 _MISMATCH = "AWS_ERROR_S3_RESPONSE_CHECKSUM_MISMATCH"
@@ -49,7 +53,9 @@ class S3Fetcher:
         if ca_bundle := os.environ.get("AWS_CA_BUNDLE"):
             options.override_default_trust_store_from_path(None, ca_bundle)
         connection = ClientTlsContext(options).new_connection_options()
+        loops = EventLoopGroup(_EVENT_LOOPS)
         self._client = S3Client(
+            bootstrap=ClientBootstrap(loops, DefaultHostResolver(loops)),
             region=location.region,
             signing_config=create_default_s3_signing_config(region=location.region, credential_provider=_credentials(location)),
             tls_mode=S3RequestTlsMode.ENABLED if tls else S3RequestTlsMode.DISABLED,
