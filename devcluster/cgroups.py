@@ -10,14 +10,17 @@ On cgroup v1 (and hybrid) there is one tree per controller, on v2 one for all.
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 from devcluster.commands import run
+from devcluster.errors import DevclusterError
 from devcluster.network import Block
 
 ROOT = Path("/sys/fs/cgroup")
 LEAF = "init"
 """Where the supervisor lives on v2, which allows processes in leaves only."""
+_CLEAR_SECONDS = 5.0
 
 
 def _hierarchies() -> list[Path]:
@@ -32,7 +35,17 @@ def _is_v2(hierarchy: Path) -> bool:
 
 
 def join_cgroup(block: Block) -> None:
-    """Make the cluster's cgroup and enter it with this process. Before the namespace is unshared: its root is where we are."""
+    """Make the cluster's cgroup and enter it with this process. Before the namespace is unshared: its root is where we are.
+
+    What a killed run left goes first: a version 2 cgroup that hands controllers down takes no process (EBUSY).
+    """
+    deadline = time.monotonic() + _CLEAR_SECONDS
+    while left := left_cgroups(block):
+        remove_cgroups(block)
+        if time.monotonic() < deadline:
+            time.sleep(0.1)
+            continue
+        raise DevclusterError(f"{left[0]} is in use: a cluster with another state directory ($XDG_STATE_HOME) runs there; stop it first")
     for hierarchy in _hierarchies():
         own = hierarchy / block.cgroup
         own.mkdir(exist_ok=True)

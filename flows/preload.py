@@ -1,23 +1,25 @@
 """Preload: bring one version of a model from its source onto a cache's claim, verified."""
 
 from datetime import timedelta
-from typing import Any
+from typing import Annotated, Any
 
 from prefect import Flow, flow, task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run as this_run
+from pydantic import Field
 
 from blocks import Cluster, ModelCache, S3Source, load_block
 from flows.progress import LoadProgress
-from flows.retries import RETRIED
-from modelyard.errors import Permanent
+from flows.retries import retried
+from modelyard.errors import ClusterUnavailable, LoaderInterrupted, ModelyardError
 from modelyard.kube.client import Kube
 from modelyard.kube.run_loader import end_jobs_of_run, ensure_job, remove_job, wait_for_job
+from modelyard.kube.wait import TimedOut
 from modelyard.models import LoadResult, LoadSpec, Value, VerifyLevel
 from modelyard.names import slug
-from modelyard.plans.claim import class_table
+from modelyard.plans.claim import ClaimPlan, class_table
 from modelyard.plans.preload import PreloadFacts, PreloadPlan, PreloadRequest, describe, plan_preload, read_listing
 from modelyard.quantities import format_bytes, format_duration
 from modelyard.sources.s3 import S3Source as S3Files
@@ -26,6 +28,7 @@ from modelyard.volumes.storage_classes import read_storage_classes
 
 LOAD_TIMEOUT = timedelta(hours=24)
 BIND_TIMEOUT = timedelta(minutes=5)
+ShortText = Annotated[str, Field(min_length=1, max_length=100)]
 
 
 class PreloadReport(Value):
@@ -47,12 +50,12 @@ def end_loader(flow: "Flow[Any, Any]", flow_run: FlowRun, state: "State[Any]") -
 
 @flow(name="preload-model", flow_run_name="preload-{model}", on_cancellation=[end_loader])
 def preload_model(  # noqa: PLR0913, PLR0917 - these are the fields of the form
-    model: str,
-    path: str,
-    version: str | None = None,
-    source: str = "default",
-    cache: str = "default",
-    cluster: str = "default",
+    model: ShortText,
+    path: Annotated[str, Field(max_length=1000)],
+    version: ShortText | None = None,
+    source: ShortText = "default",
+    cache: ShortText = "default",
+    cluster: ShortText = "default",
     verify: VerifyLevel = VerifyLevel.SIZES,
     dry_run: bool = False,  # noqa: FBT001, FBT002 - a flow's parameters are given by name
 ) -> PreloadReport:
@@ -80,30 +83,30 @@ def preload_model(  # noqa: PLR0913, PLR0917 - these are the fields of the form
     publish_plan(plan)
     if dry_run:
         return report_of(plan)
-    spec = plan.approved()
-    provide_claim(plan, kube)
+    spec, claim = plan.approved()
+    provide_claim(plan, claim, kube)
     result = load(spec, plan, files, kube)
     publish_result(plan, result)
     return report_of(plan, result)
 
 
-@task(task_run_name="resolve-{request.model}", **RETRIED)
+@task(task_run_name="resolve-{request.model}", **retried())
 def resolve(request: PreloadRequest, source: S3Source, kube: Kube) -> PreloadFacts:
     """Read the facts once: what the source lists, the claim, the classes."""
     listing, problems = read_listing(S3Files(request.source, source.client()).list(), request.source.uri)
     return PreloadFacts(listing, problems, read_claim(kube, request.cache.namespace, request.cache.claim), read_storage_classes(kube))
 
 
-@task(task_run_name="claim-{plan.request.cache.claim}", **RETRIED)
-def provide_claim(plan: PreloadPlan, kube: Kube) -> None:
+@task(task_run_name="claim-{plan.request.cache.claim}", **retried(ClusterUnavailable))
+def provide_claim(plan: PreloadPlan, claim: ClaimPlan, kube: Kube) -> None:
     """Create the claim if it is missing, and wait until it is bound or only waits for its first pod."""
     cache = plan.request.cache
-    if plan.claim:
-        get_run_logger().info("%s", ensure_claim(kube, cache, plan.claim))
-    wait_bound(kube, cache.namespace, cache.claim, BIND_TIMEOUT.total_seconds())
+    log = get_run_logger()
+    log.info("%s", ensure_claim(kube, cache, claim))
+    wait_bound(kube, cache.namespace, cache.claim, BIND_TIMEOUT.total_seconds(), on_note=log.warning)
 
 
-@task(task_run_name="load-{plan.model}", **RETRIED)
+@task(task_run_name="load-{plan.model}", **retried(ClusterUnavailable, LoaderInterrupted))
 def load(spec: LoadSpec, plan: PreloadPlan, source: S3Source, kube: Kube) -> LoadResult:
     """Run the loader's Job beside the volume, or join the one that runs; returns when the version is there."""
     progress = LoadProgress(artifact_key(plan, "progress"), plan.model)
@@ -111,8 +114,10 @@ def load(spec: LoadSpec, plan: PreloadPlan, source: S3Source, kube: Kube) -> Loa
     get_run_logger().info("%s %s", "joined" if handle.adopted else "started", handle.ref)
     try:
         result = wait_for_job(kube, handle, progress, LOAD_TIMEOUT.total_seconds(), on_note=progress.note)
-    except Permanent:
-        remove_job(kube, handle)  # its report is read; a Job that may be tried again is left to the next try
+    except (ClusterUnavailable, TimedOut):
+        raise  # the Job may well go on; the next try, or the next run, joins it
+    except ModelyardError:
+        remove_job(kube, handle)  # its report is read; a Secret is not left behind
         raise
     remove_job(kube, handle)
     progress.finish(summary(result))

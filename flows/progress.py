@@ -1,6 +1,7 @@
 """Progress of a load where people look: one progress artifact and one log line every few seconds."""
 
 import time
+from contextlib import suppress
 from typing import cast
 from uuid import UUID
 
@@ -39,12 +40,17 @@ class LoadProgress:
     def note(self, text: str) -> None:
         """Show why nothing moves."""
         get_run_logger().warning(text)
-        update_progress_artifact(self._artifact, progress=self._share, description=f"{self._subject}: {text}")
+        self._update(f"{self._subject}: {text}")
 
     def _show(self, share: float, text: str) -> None:
         self._share = share
         get_run_logger().info("%5.1f %%  %s", share, text)
-        update_progress_artifact(self._artifact, progress=share, description=text)
+        self._update(text)
+
+    def _update(self, text: str) -> None:
+        """A Prefect server that is away for a while must not end a load: showing is a courtesy."""
+        with suppress(Exception):
+            update_progress_artifact(self._artifact, progress=self._share, description=text)
 
 
 def percent(seen: Progress) -> float:

@@ -1,7 +1,7 @@
 """What can go wrong, and whether another try could help: the error decides the retry, not the caller.
 
     ModelyardError
-    ├── Temporary                 another try may succeed; ``delay`` says when
+    ├── Temporary                 another try may succeed; ``delay`` says after how long at best
     │   ├── SourceUnavailable     throttled, unreachable, or the connection broke
     │   ├── ClusterUnavailable    the API server does not answer
     │   ├── ContentMismatch       bytes arrived that are not what the source says it holds
@@ -43,7 +43,7 @@ class ModelyardError(Exception):
 
 
 class Temporary(ModelyardError):
-    """Another try may help, ``delay`` seconds from now."""
+    """Another try may help; whoever can choose waits ``delay`` seconds first (Prefect's tasks have fixed delays)."""
 
     retryable = True
 

@@ -8,11 +8,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from subprocess import CalledProcessError
 
 import boto3
 from botocore.config import Config
-from botocore.exceptions import ClientError
-from pydantic import SecretStr
+from botocore.exceptions import BotoCoreError, ClientError
+from pydantic import SecretStr, ValidationError
 
 import devcluster
 from blocks import Cluster
@@ -27,7 +28,7 @@ from modelyard.kube.apply import apply
 from modelyard.kube.client import Kube
 from modelyard.quantities import format_bytes
 
-NAMESPACE = "models"
+NAMESPACE = "modelyard-demo"
 _BEGAN = time.monotonic()
 
 
@@ -79,7 +80,7 @@ def _upload(target: DemoTarget, files: Path, names: list[str]) -> int:
     client = boto3.client(
         "s3",
         endpoint_url=target.s3_endpoint,
-        region_name="us-east-1",
+        region_name=target.s3_region,
         aws_access_key_id=target.s3_keys.access_key,
         aws_secret_access_key=target.s3_keys.secret_key,
         verify=str(ca) if target.ca_certificate else None,
@@ -96,8 +97,9 @@ def _upload(target: DemoTarget, files: Path, names: list[str]) -> int:
 
 
 def _deploy(prefect: PrefectSide, target: DemoTarget, kube: Kube) -> None:
-    labels = {"pod-security.kubernetes.io/enforce": "restricted"}
-    apply(kube, {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE, "labels": labels}})
+    if kube.get("Namespace", NAMESPACE) is None:
+        labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+        apply(kube, {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE, "labels": labels}})
     prefect.command("block", "register", "-m", "blocks")
     with prefect.settings():
         save_blocks(target, cache_options(target))
@@ -152,6 +154,7 @@ def down(*, purge: bool) -> None:
     if purge:
         shutil.rmtree(state)
     say("demo: stopped" + (", its data removed" if purge else "; `make demo` goes on with its data, `make demo-down PURGE=1` forgets it"))
+    say(f"  a cluster of your own keeps the namespace {NAMESPACE} and what is in it: kubectl delete namespace {NAMESPACE}")
 
 
 def main() -> int:
@@ -166,7 +169,7 @@ def main() -> int:
             up()
         else:
             down(purge=arguments.purge)
-    except (ModelyardError, DevclusterError) as error:
+    except (ModelyardError, DevclusterError, ClientError, BotoCoreError, ValidationError, CalledProcessError) as error:
         sys.stderr.write(f"demo: {error}\n")
         return 1
     return 0

@@ -26,6 +26,7 @@ def start_own(step: Step) -> DemoTarget:
         context=None,
         s3_endpoint=cluster.s3_endpoint,
         s3_bucket="models",
+        s3_region="us-east-1",
         s3_keys=S3Keys(*cluster.s3_keys()),
         ca_certificate=cluster.ca_bundle.read_text(),
         storage_class=STORAGE_CLASS,

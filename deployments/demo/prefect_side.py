@@ -128,14 +128,14 @@ def save_blocks(target: DemoTarget, cache_options: Mapping[str, object]) -> None
 
     from blocks import Cluster, ModelCache, S3Source  # noqa: PLC0415
 
-    keys = AwsCredentials(
-        aws_access_key_id=target.s3_keys.access_key, aws_secret_access_key=SecretStr(target.s3_keys.secret_key), region_name="us-east-1"
-    )
+    secret = SecretStr(target.s3_keys.secret_key)
+    keys = AwsCredentials(aws_access_key_id=target.s3_keys.access_key, aws_secret_access_key=secret, region_name=target.s3_region)
     keys.save("demo-s3", overwrite=True)
     cluster = Cluster(kubeconfig=SecretStr(target.kubeconfig.read_text()), context=target.context)
     source = S3Source(
         bucket=target.s3_bucket,
         endpoint_url=target.s3_endpoint,
+        region=target.s3_region,
         ca_certificate=target.ca_certificate,
         credentials=AwsCredentials.load("demo-s3"),
     )
@@ -161,6 +161,8 @@ def run_preload(prefect: PrefectSide, parameters: Mapping[str, object], show: Sh
             seen += _show_logs(client, run.id, seen, show)
             if state and state.is_final():
                 break
+            if not prefect.worker.pid():
+                raise PrefectFailed(f"the worker ended; its output is in {prefect.worker.log}")
             time.sleep(1)
         time.sleep(3)  # the API's log handler sends in batches
         _show_logs(client, run.id, seen, show)

@@ -30,6 +30,7 @@ class DemoTarget:
     context: str | None
     s3_endpoint: str
     s3_bucket: str
+    s3_region: str
     s3_keys: "S3Keys"
     ca_certificate: str | None
     storage_class: str | None
@@ -64,6 +65,7 @@ def own_cluster(environment: Mapping[str, str]) -> DemoTarget | None:
         context=environment.get("KUBE_CONTEXT"),
         s3_endpoint=environment["S3_ENDPOINT_URL"],
         s3_bucket=environment["S3_BUCKET"],
+        s3_region=environment.get("S3_REGION", "us-east-1"),
         s3_keys=S3Keys(environment["AWS_ACCESS_KEY_ID"], environment["AWS_SECRET_ACCESS_KEY"]),
         ca_certificate=Path(bundle).read_text() if bundle else None,
         storage_class=environment.get("STORAGE_CLASS"),

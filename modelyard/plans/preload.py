@@ -57,15 +57,15 @@ class PreloadPlan:
         told = self.spec.model_dump_json() if self.spec else repr(self.problems)
         return hashlib.sha256(f"{told}\0{self.claim}".encode()).hexdigest()[:_DIGEST_CHARS]
 
-    def approved(self) -> LoadSpec:
-        """The load to run.
+    def approved(self) -> tuple[LoadSpec, ClaimPlan]:
+        """The load to run, and the claim to run it on.
 
         Raises:
             Refused: with every problem of the plan.
         """
-        if self.problems or self.spec is None:
+        if self.problems or self.spec is None or self.claim is None:
             raise Refused(self.problems)
-        return self.spec
+        return self.spec, self.claim
 
 
 def read_listing(files: Iterable[SourceFile], subject: str) -> tuple[Listing, tuple[Problem, ...]]:
@@ -90,9 +90,20 @@ def plan_preload(request: PreloadRequest, facts: PreloadFacts) -> PreloadPlan:
     version = request.version or default_version(request.model, request.source, facts.listing)
     names = [Problem("model or version", problem, "choose another") for text in (request.model, version) if (problem := name_problem(text))]
     claim = plan_claim(request.cache, facts.claim, facts.classes)
-    problems = (*names, *facts.problems, *(claim if isinstance(claim, tuple) else ()))
+    problems = (*names, *facts.problems, *(claim if isinstance(claim, tuple) else _too_large(request, facts.listing, claim)))
     spec = None if problems else _spec(request, version, facts.listing)
     return PreloadPlan(request, facts, f"{request.model}@{version}", None if isinstance(claim, tuple) else claim, spec, problems)
+
+
+def _too_large(request: PreloadRequest, listing: Listing, claim: ClaimPlan) -> list[Problem]:
+    """A model that the whole claim could not hold; what is free on it is known only to a pod that mounts it."""
+    needed = listing.bytes + request.cache.headroom
+    if needed <= claim.size:
+        return []
+    what = f"is {format_bytes(claim.size)}, the model and the headroom need {format_bytes(needed)}"
+    return [
+        Problem(f"claim {claim.namespace}/{claim.name}", what, "raise storageSize, with a new pvcNameSuffix if the claim is there already")
+    ]
 
 
 def _spec(request: PreloadRequest, version: str, listing: Listing) -> LoadSpec:

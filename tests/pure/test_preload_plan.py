@@ -32,7 +32,9 @@ def request(version: str | None = None, model: str = "llama", source: S3Location
 
 def test_the_loader_is_told_what_the_plan_saw() -> None:
     plan = plan_preload(request(), facts())
-    assert plan.approved() == LoadSpec(model=ModelRef(name="llama", version="v1"), source=SOURCE, listing=summarise(FILES))
+    spec, claim = plan.approved()
+    assert spec == LoadSpec(model=ModelRef(name="llama", version="v1"), source=SOURCE, listing=summarise(FILES))
+    assert (claim.namespace, claim.name, claim.size) == ("ml", CACHE.claim, CACHE.storage_size)
 
 
 @pytest.mark.parametrize(
@@ -59,6 +61,7 @@ def test_default_version(prefix: str, version: str) -> None:
         pytest.param(
             request(), facts(SourceFile("w.bin", 1, storage_class="GLACIER")), ["w.bin", "restore-object"], id="an archived object"
         ),
+        pytest.param(request(), facts(SourceFile("w.bin", 2**31)), ["1.0 GiB", "2.0 GiB", "storageSize"], id="larger than the whole claim"),
         pytest.param(request(), facts(classes=()), ["nfs-client"], id="no such StorageClass"),
     ],
 )

@@ -167,9 +167,14 @@ def test_a_killed_loader_is_started_again_by_its_job(stack: Stack, frozen: Froze
 def test_a_volume_that_is_too_small_is_refused_with_numbers(stack: Stack) -> None:
     stack.put(model__safetensors=os.urandom(40_000_000))
     stack.cache(storageClassName="devcluster-limited", storageSize="32Mi")
+    with pytest.raises(Refused, match=r"32\.0 MiB.* need 38\.1 MiB.*storageSize"):
+        run(stack)
+    assert stack.kube.list("PersistentVolumeClaim", stack.name) == []
+    stack.cache(storageClassName="devcluster-limited", storageSize="40Mi")  # less than that once it has a file system
     with pytest.raises(NotEnoughSpace, match=r"needs 38\.1 MiB .* free"):
         run(stack)
     assert stack.jobs() == []
+    assert stack.kube.list("Secret", stack.name) == []
 
 
 def test_the_api_shows_progress_and_no_secret(stack: Stack) -> None:
