@@ -50,13 +50,14 @@ class ModelCache(Block):
         default="", description="End of the claim's name; a new suffix makes a new claim, which is how a StorageClass is switched."
     )
     bypass_storage_check: bool = Field(
-        default=False, description="Accept volumes other than NFS and hostPath; only if yours can be mounted from several namespaces."
+        default=False, description="Take the StorageClass as it is, also where it is known not to offer the access mode."
     )
     check_unused_cached_models_every: str | None = Field(
-        default=None, description="How often to look for unused models: a whole number with s, m, h, d or w, such as 1d; empty: never."
+        default=None,
+        description="How often to look for unused models, once there is a purge: a whole number with s, m, h, d or w, such as 1d.",
     )
     purge_unused_cached_models_after: str | None = Field(
-        default=None, description="How long an unused model stays: a whole number with s, m, h, d or w, such as 1w; empty: for ever."
+        default=None, description="How long an unused model stays, once there is a purge: a whole number with s, m, h, d or w, such as 1w."
     )
     cache_name: str | None = Field(default=None, description="Name of the cache in records and labels; empty: the name of this block.")
     base_name: str = Field(

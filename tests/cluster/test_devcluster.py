@@ -5,6 +5,7 @@ One cluster for the file, of its own name; the tests tell one story in order. No
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -108,6 +109,15 @@ def test_deleting_claims_deletes_what_their_class_says(cluster: devcluster.Clust
     gone = [volumes["devcluster-shared"], volumes["devcluster-limited"], volumes["devcluster-limited"].with_suffix(".img")]
     wait_until(lambda: not any(path.exists() for path in gone), f"{gone} are deleted")
     assert (volumes["devcluster-retain"] / "file").read_text() == "kept\n"
+
+
+def test_up_after_a_kill_that_lost_the_state_too(cluster: devcluster.Cluster) -> None:
+    """A machine that was torn down, state and all: its cgroups are still there."""
+    namespace = Path(f"/proc/{find_supervisor(Layout(cluster.state_dir))}/ns/pid").stat().st_ino
+    os.kill(find_supervisor(Layout(cluster.state_dir)) or 0, signal.SIGKILL)
+    wait_until(lambda: processes_of(namespace) == [], "its processes are gone", timeout=10)
+    shutil.rmtree(cluster.state_dir)
+    assert devcluster.up(NAME) == cluster
 
 
 def test_down_leaves_nothing(cluster: devcluster.Cluster, before: dict[str, set[str]]) -> None:
