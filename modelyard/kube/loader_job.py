@@ -5,7 +5,10 @@ Secret, owned by the Job, and then lets the Job go, so that a run that is killed
 """
 
 import base64
-from collections.abc import Mapping
+import hashlib
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
@@ -20,8 +23,11 @@ CONTAINER = "loader"
 MOUNT_PATH = "/models"
 RUN_LABEL = f"{GROUP}/flow-run"
 DIGEST_ANNOTATION = f"{GROUP}/listing-digest"
+SPEC_ANNOTATION = f"{GROUP}/spec-digest"
+VERIFY_ANNOTATION = f"{GROUP}/verify"
 CA_KEY = "ca.crt"
-CREDENTIAL_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+_KEY_PAIR = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+CREDENTIAL_KEYS = (*_KEY_PAIR, "AWS_SESSION_TOKEN")
 
 #: The loader ends with this code when no other try will help.
 PERMANENT_EXIT_CODE = 1
@@ -33,19 +39,31 @@ _CA_DIRECTORY = "/etc/modelyard/ca"
 _BUNDLE_KEY = "AWS_CA_BUNDLE"
 
 
+@dataclass(frozen=True, slots=True)
+class _SecretRef:
+    """A Secret by its name and its keys' names: the builders see no value."""
+
+    name: str
+    keys: frozenset[str]
+
+
 def loader_job(
-    spec: LoadSpec, cache: CacheSpec, *, run_id: str, secret_name: str | None = None, deadline: timedelta = DEADLINE
+    spec: LoadSpec, cache: CacheSpec, *, run_id: str, secret_keys: Collection[str] = (), deadline: timedelta = DEADLINE
 ) -> Manifest:
-    """The suspended Job that loads ``spec`` onto the cache's claim; ``deadline`` counts from its start."""
-    labels = _labels(spec, cache)
+    """The suspended Job that loads ``spec`` onto the cache's claim; ``deadline`` counts from its start.
+
+    ``secret_keys`` are the keys of its Secret (see ``loader_secret``), which has the Job's name; none, no Secret.
+    """
+    name = preload_job_name(cache.claim, spec.model.name, spec.model.version)
+    labels, pod = _labels(spec, cache), _pod_spec(spec, cache, _SecretRef(name, frozenset(secret_keys)) if secret_keys else None)
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
         "metadata": {
-            "name": preload_job_name(cache.claim, spec.model.name, spec.model.version),
+            "name": name,
             "namespace": cache.namespace,
             "labels": {**labels, RUN_LABEL: label_value(run_id)},
-            "annotations": {**_annotations(spec, cache), RUN_LABEL: run_id},
+            "annotations": {**_annotations(spec, cache), SPEC_ANNOTATION: _digest(pod), RUN_LABEL: run_id},
         },
         "spec": {
             "suspend": True,
@@ -56,7 +74,7 @@ def loader_job(
             "podFailurePolicy": {"rules": _failure_rules()},
             "template": {
                 "metadata": {"labels": labels, "annotations": _annotations(spec, cache)},
-                "spec": _pod_spec(spec, cache, secret_name),
+                "spec": pod,
             },
         },
     }
@@ -105,7 +123,13 @@ def _annotations(spec: LoadSpec, cache: CacheSpec) -> dict[str, str]:
         f"{GROUP}/version": spec.model.version,
         f"{GROUP}/cache": cache.name,
         DIGEST_ANNOTATION: spec.listing.digest,
+        VERIFY_ANNOTATION: str(spec.verify),
     }
+
+
+def _digest(pod: Manifest) -> str:
+    """Kept beside the pod's spec, because the server fills in defaults: what it gives back cannot be compared."""
+    return f"sha256:{hashlib.sha256(json.dumps(pod, sort_keys=True).encode()).hexdigest()}"
 
 
 def _failure_rules() -> list[Manifest]:
@@ -116,7 +140,7 @@ def _failure_rules() -> list[Manifest]:
     ]
 
 
-def _pod_spec(spec: LoadSpec, cache: CacheSpec, secret_name: str | None) -> Manifest:
+def _pod_spec(spec: LoadSpec, cache: CacheSpec, secret: _SecretRef | None) -> Manifest:
     account = {"serviceAccountName": cache.service_account} if cache.service_account else {}
     return {
         **account,
@@ -128,11 +152,11 @@ def _pod_spec(spec: LoadSpec, cache: CacheSpec, secret_name: str | None) -> Mani
         "securityContext": _pod_security(cache),
         "nodeSelector": dict(cache.node_selector),
         "tolerations": [dict(toleration) for toleration in cache.tolerations],
-        "containers": [_container(spec, cache, secret_name)],
+        "containers": [_container(spec, cache, secret)],
         "volumes": [
             {"name": "models", "persistentVolumeClaim": {"claimName": cache.claim}},
             {"name": "tmp", "emptyDir": {"sizeLimit": "64Mi"}},
-            *([_ca_volume(secret_name)] if secret_name else []),
+            *([_ca_volume(secret.name)] if secret else []),
         ],
     }
 
@@ -149,7 +173,7 @@ def _pod_security(cache: CacheSpec) -> Manifest:
     }
 
 
-def _container(spec: LoadSpec, cache: CacheSpec, secret_name: str | None) -> Manifest:
+def _container(spec: LoadSpec, cache: CacheSpec, secret: _SecretRef | None) -> Manifest:
     return {
         "name": CONTAINER,
         "image": cache.loader_image,
@@ -157,7 +181,7 @@ def _container(spec: LoadSpec, cache: CacheSpec, secret_name: str | None) -> Man
         "env": [
             {"name": "MODELYARD_ROOT", "value": MOUNT_PATH},
             {"name": "HOME", "value": "/tmp"},  # noqa: S108 - the pod's own emptyDir; an arbitrary uid has no home
-            *([_from_secret(secret_name, key) for key in (*CREDENTIAL_KEYS, _BUNDLE_KEY)] if secret_name else []),
+            *([_from_secret(secret, key) for key in (*CREDENTIAL_KEYS, _BUNDLE_KEY)] if secret else []),
         ],
         "resources": _resources(cache),
         "securityContext": {
@@ -170,14 +194,15 @@ def _container(spec: LoadSpec, cache: CacheSpec, secret_name: str | None) -> Man
         "volumeMounts": [
             {"name": "models", "mountPath": MOUNT_PATH},
             {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108
-            *([{"name": "ca", "mountPath": _CA_DIRECTORY, "readOnly": True}] if secret_name else []),
+            *([{"name": "ca", "mountPath": _CA_DIRECTORY, "readOnly": True}] if secret else []),
         ],
     }
 
 
-def _from_secret(secret_name: str, key: str) -> Manifest:
-    """Optional, because a Secret may hold a certificate alone; a loader that misses keys says so better than the kubelet."""
-    return {"name": key, "valueFrom": {"secretKeyRef": {"name": secret_name, "key": key, "optional": True}}}
+def _from_secret(secret: _SecretRef, key: str) -> Manifest:
+    """Optional, because a Secret may hold a certificate alone; but a loader that was given keys never runs as its node instead."""
+    optional = {} if key in _KEY_PAIR and key in secret.keys else {"optional": True}
+    return {"name": key, "valueFrom": {"secretKeyRef": {"name": secret.name, "key": key, **optional}}}
 
 
 def _ca_volume(secret_name: str) -> Manifest:

@@ -4,10 +4,13 @@
 
 A run may be killed between any two steps. The next one finds the Job by its name and goes on: it makes the Secret that is
 missing, lets the Job go, or follows the one that runs. A finished Job is replaced: its loader checks what is on the volume.
+
+A Job of the same content with another pod (image, resources, credentials) is replaced while no container of it began. One
+that runs is joined, for its result is the same version; unless it checks less than is wanted: then its end is awaited.
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -19,14 +22,22 @@ from modelyard.kube.apply import apply, is_owned, patiently
 from modelyard.kube.client import Kube
 from modelyard.kube.failures import AlreadyExists, Changed, NotFound
 from modelyard.kube.follow import Follower, OnNote, OnProgress, Stuck, pods_of, tail_of
-from modelyard.kube.loader_job import DEADLINE, DIGEST_ANNOTATION, RUN_LABEL, loader_job, loader_secret
+from modelyard.kube.loader_job import (
+    DEADLINE,
+    DIGEST_ANNOTATION,
+    RUN_LABEL,
+    SPEC_ANNOTATION,
+    VERIFY_ANNOTATION,
+    loader_job,
+    loader_secret,
+)
 from modelyard.kube.loader_report import finished, load_error, load_result, newest_pod
 from modelyard.kube.resources import Manifest, ObjectRef, ref_of
 from modelyard.kube.wait import Ends, wait_for
-from modelyard.models import LoadResult, LoadSpec, Progress
-from modelyard.names import label_value, preload_job_name
+from modelyard.models import LoadResult, LoadSpec, Progress, VerifyLevel
+from modelyard.names import label_value
 
-_REPLACE_SECONDS = 120.0
+_REPLACE_TRIES, _REPLACE_PAUSE = 240, 0.5
 _CANCEL_TRIES = 5
 
 
@@ -51,23 +62,46 @@ class Relation(Enum):
     FOREIGN = auto()
     LEAVING = auto()
     FINISHED = auto()
-    ABANDONED = auto()  # of other content, and never started
+    ABANDONED = auto()  # of other content or another pod, and never began
     OTHER_CONTENT = auto()
     SAME = auto()
+    EQUIVALENT = auto()  # of the same content, by another pod
+    WEAKER = auto()  # of the same content, and checks less than is wanted
 
 
-def relation(live: Manifest, wanted: Manifest) -> Relation:
-    """What ``live`` is to ``wanted``. Pure."""
+def relation(live: Manifest, wanted: Manifest, pods: Sequence[Manifest] = ()) -> Relation:
+    """What ``live``, which made ``pods``, is to ``wanted``. Pure."""
     if not is_owned(live):
         return Relation.FOREIGN
     if live["metadata"].get("deletionTimestamp"):
         return Relation.LEAVING
     if finished(live):
         return Relation.FINISHED
-    if _mark(live, DIGEST_ANNOTATION) == _mark(wanted, DIGEST_ANNOTATION):
-        return Relation.SAME
-    never_started = live["spec"].get("suspend") and not (live.get("status") or {}).get("startTime")
-    return Relation.ABANDONED if never_started else Relation.OTHER_CONTENT
+    if _mark(live, DIGEST_ANNOTATION) != _mark(wanted, DIGEST_ANNOTATION):
+        return Relation.ABANDONED if _suspended(live) and not _started(live) else Relation.OTHER_CONTENT
+    return Relation.SAME if _same_pod(live, wanted) else _by_another_pod(live, wanted, pods)
+
+
+def _by_another_pod(live: Manifest, wanted: Manifest, pods: Sequence[Manifest]) -> Relation:
+    if _suspended(live) or all((pod.get("status") or {}).get("phase") == "Pending" for pod in pods):
+        return Relation.ABANDONED
+    return Relation.WEAKER if _reads_again(wanted) and not _reads_again(live) else Relation.EQUIVALENT
+
+
+def _suspended(job: Manifest) -> bool:
+    return bool(job["spec"].get("suspend"))
+
+
+def _started(job: Manifest) -> bool:
+    return bool((job.get("status") or {}).get("startTime"))
+
+
+def _same_pod(live: Manifest, wanted: Manifest) -> bool:
+    return _mark(live, SPEC_ANNOTATION) == _mark(wanted, SPEC_ANNOTATION)
+
+
+def _reads_again(job: Manifest) -> bool:
+    return _mark(job, VERIFY_ANNOTATION) == VerifyLevel.DIGESTS
 
 
 def ensure_job(
@@ -77,33 +111,38 @@ def ensure_job(
 
     Raises:
         VersionConflict: a load of this version with other content is running.
+        TimedOut: a load that checks less than is wanted still runs after ``deadline``.
     """
-    name = preload_job_name(cache.claim, spec.model.name, spec.model.version)
-    wanted = loader_job(spec, cache, run_id=run_id, secret_name=name if secret_data else None, deadline=deadline)
-    job, adopted = _create_or_adopt(kube, wanted)
+    wanted = loader_job(spec, cache, run_id=run_id, secret_keys=secret_data.keys(), deadline=deadline)
+    job, adopted = _create_or_adopt(kube, wanted, deadline)
+    if _same_pod(job, wanted):  # another pod has a Secret of its own shape, which is not ours to change under it
+        _let_go(kube, job, secret_data)
+    return JobHandle(cache.namespace, job["metadata"]["name"], job["metadata"]["uid"], adopted)
+
+
+def _let_go(kube: Kube, job: Manifest, secret_data: Mapping[str, str]) -> None:
+    """Give the Job its Secret, owned by this very Job, and start it if it has not been."""
     if secret_data:
         apply(kube, loader_secret(job, secret_data))
-    if job["spec"].get("suspend"):
+    if _suspended(job):
         _start(kube, job)
-    return JobHandle(cache.namespace, name, job["metadata"]["uid"], adopted)
 
 
-def _create_or_adopt(kube: Kube, wanted: Manifest) -> tuple[Manifest, bool]:
-    limit = time.monotonic() + _REPLACE_SECONDS
-    while time.monotonic() < limit:
+def _create_or_adopt(kube: Kube, wanted: Manifest, deadline: timedelta) -> tuple[Manifest, bool]:
+    ref = ref_of(wanted)
+    for _ in range(_REPLACE_TRIES):
         with suppress(AlreadyExists):
             return kube.create(wanted), False
-        ref = ref_of(wanted)
         live = kube.get("Job", ref.name, ref.namespace)
-        if live and (adopted := _take_over(kube, live, wanted)):
-            return adopted, True
-        time.sleep(0.5)
-    raise LoaderInterrupted(f"{ref_of(wanted)}: an earlier Job of this name is still not gone after {_REPLACE_SECONDS:.0f} s")
+        if live and (taken := _take_over(kube, live, wanted, deadline)):
+            return taken, True
+        time.sleep(_REPLACE_PAUSE)
+    raise LoaderInterrupted(f"{ref}: an earlier Job of this name is still not gone after {_REPLACE_TRIES * _REPLACE_PAUSE:.0f} s")
 
 
-def _take_over(kube: Kube, live: Manifest, wanted: Manifest) -> Manifest | None:
+def _take_over(kube: Kube, live: Manifest, wanted: Manifest, deadline: timedelta) -> Manifest | None:
     """``live`` as this run's own; None where it has to go first."""
-    match relation(live, wanted):
+    match relation(live, wanted, pods_of(kube, live)):
         case Relation.FOREIGN:
             raise ClusterRefused(f"{ref_of(live)} was not made by Modelyard and has the name that this load needs; delete or rename it")
         case Relation.OTHER_CONTENT:
@@ -113,7 +152,10 @@ def _take_over(kube: Kube, live: Manifest, wanted: Manifest) -> Manifest | None:
             return None
         case Relation.LEAVING:
             return None
-        case Relation.SAME:
+        case Relation.WEAKER:
+            _outwait(kube, live, deadline)
+            return None
+        case Relation.SAME | Relation.EQUIVALENT:
             return _adopt(kube, live, wanted)
 
 
@@ -130,6 +172,18 @@ def _delete(kube: Kube, live: Manifest) -> None:
     ref = ref_of(live)
     with suppress(Changed):
         kube.delete("Job", ref.name, ref.namespace, propagation="Foreground", uid=live["metadata"]["uid"])
+
+
+def _outwait(kube: Kube, live: Manifest, deadline: timedelta) -> None:
+    """Wait until ``live`` has ended or is gone: it goes on for the run that made it."""
+    ref, uid = ref_of(live), live["metadata"]["uid"]
+    over: Ends[bool] = Ends(
+        done=lambda job: bool(finished(job)) or job["metadata"]["uid"] != uid or None,
+        failed=lambda _: None,
+        deleted=lambda: NotFound(f"{ref} is gone"),
+    )
+    with suppress(NotFound):
+        wait_for(kube, ref, over, deadline.total_seconds())
 
 
 def _adopt(kube: Kube, live: Manifest, wanted: Manifest) -> Manifest | None:

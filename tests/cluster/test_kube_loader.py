@@ -18,10 +18,10 @@ from modelyard.kube import run_loader
 from modelyard.kube.apply import apply
 from modelyard.kube.client import Kube
 from modelyard.kube.follow import Stuck
-from modelyard.kube.loader_job import loader_job
+from modelyard.kube.loader_job import loader_job, loader_secret
 from modelyard.kube.run_loader import JobHandle, end_jobs_of_run, ensure_job, remove_job, wait_for_job
 from modelyard.kube.wait import TimedOut
-from modelyard.models import LoadResult, LoadSpec, Progress
+from modelyard.models import LoadResult, LoadSpec, Progress, VerifyLevel
 from modelyard.plans.claim import ClaimAction, ClaimPlan
 from modelyard.volumes.claims import claim_manifest
 from tests.cluster.support import Manifest, cache_spec, load_spec
@@ -121,13 +121,67 @@ def test_a_run_killed_before_the_secret_is_completed_by_the_next(kube: Kube, cac
     build = script(f'test "$AWS_ACCESS_KEY_ID" = id || exit 9; {SUCCEEDS}')
     spec = load_spec()
     name = loader_job(spec, cache, run_id="killed")["metadata"]["name"]
-    kube.create(build(spec, cache, run_id="killed", secret_name=name))  # and here the first run died
+    kube.create(build(spec, cache, run_id="killed", secret_keys=KEYS.keys()))  # and here the first run died
     handle = ensure_job(kube, spec, cache, KEYS, "run-2")
     assert handle.adopted
     secret = kube.get("Secret", name, cache.namespace)
     assert secret
     assert [owner["uid"] for owner in secret["metadata"]["ownerReferences"]] == [handle.uid]
     assert wait(kube, handle) == RESULT
+
+
+def test_a_secret_left_by_an_earlier_job_becomes_this_jobs(kube: Kube, cache: CacheSpec, script: Script) -> None:
+    script(RUNS_ON)
+    other = ensure_job(kube, load_spec(version="v0"), cache, {}, "run-0")
+    left = kube.get("Job", other.name, cache.namespace)
+    assert left
+    name = loader_job(load_spec(), cache, run_id="run-1")["metadata"]["name"]
+    secret = loader_secret(left, {"AWS_ACCESS_KEY_ID": "old", "AWS_SESSION_TOKEN": "old"})
+    apply(kube, {**secret, "metadata": {**secret["metadata"], "name": name}})
+    handle = ensure_job(kube, load_spec(), cache, KEYS, "run-1")
+    now = kube.get("Secret", name, cache.namespace)
+    assert now
+    assert [owner["uid"] for owner in now["metadata"]["ownerReferences"]] == [handle.uid]
+    assert set(now["data"]) == {*KEYS, "AWS_CA_BUNDLE"}
+
+
+def test_another_pod_of_the_same_content_is_replaced_before_it_begins_and_joined_after(
+    kube: Kube, cache: CacheSpec, script: Script
+) -> None:
+    script(RUNS_ON)
+    broken = ensure_job(kube, load_spec(), cache.model_copy(update={"loader_image": "loader:nowhere"}), KEYS, "run-1")
+    mended = ensure_job(kube, load_spec(), cache, KEYS, "run-2")
+    assert (mended.adopted, mended.uid == broken.uid) == (False, False)
+    begun(kube, mended)
+    joined = ensure_job(kube, load_spec(), cache.model_copy(update={"service_account": "default"}), {}, "run-3")
+    assert (joined.adopted, joined.uid) == (True, mended.uid)
+    assert kube.get("Secret", mended.name, cache.namespace), "the Secret of the Job that is joined stays as it is"
+
+
+def test_a_load_that_checks_less_is_awaited_and_then_run_again(kube: Kube, cache: CacheSpec, script: Script) -> None:
+    script(f"sleep 6; {SUCCEEDS}")
+    first = ensure_job(kube, load_spec(), cache, {}, "run-1")
+    begun(kube, first)
+    with pytest.raises(TimedOut, match=f"for {first.ref}"):
+        ensure_job(kube, thorough(), cache, {}, "run-2", deadline=timedelta(seconds=1))
+    second = ensure_job(kube, thorough(), cache, {}, "run-2")
+    assert (second.adopted, second.uid == first.uid) == (False, False)
+    assert wait(kube, second) == RESULT
+
+
+def thorough() -> LoadSpec:
+    return load_spec().model_copy(update={"verify": VerifyLevel.DIGESTS})
+
+
+def begun(kube: Kube, handle: JobHandle) -> None:
+    deadline = time.monotonic() + 60
+    while not [pod for pod in kube.list("Pod", handle.namespace, label_selector=f"job-name={handle.name}") if runs(pod)]:
+        assert time.monotonic() < deadline, f"{handle.ref} does not begin"
+        time.sleep(0.2)
+
+
+def runs(pod: Manifest) -> bool:
+    return bool(pod["status"].get("phase") == "Running")
 
 
 def test_a_finished_job_is_replaced(kube: Kube, cache: CacheSpec, script: Script) -> None:

@@ -24,7 +24,7 @@ LONG_RUN = "0f9f1fff-dddc-8543-e000-" + "a" * 60
 )
 def test_longest_names_make_a_valid_job_pod_and_secret(kube: Kube, namespace: str, name: str, version: str) -> None:
     cache = cache_spec(namespace, name="C" + "_" * 98 + "z", **LONGEST_CLAIM)
-    job = loader_job(load_spec(name=name, version=version), cache, run_id=LONG_RUN, secret_name="s")
+    job = loader_job(load_spec(name=name, version=version), cache, run_id=LONG_RUN, secret_keys=("ca.crt",))
     made = kube.create(job, dry_run=True)
     assert made["metadata"]["name"] == preload_job_name(cache.claim, name, version)
     kube.create(loader_secret(made, {"ca.crt": "pem"}), dry_run=True)

@@ -1,6 +1,7 @@
 """The loader's Job and Secret by whole-value equality, and what is made of a loader's reports, by table."""
 
 import base64
+import hashlib
 import json
 from typing import Any
 
@@ -12,7 +13,7 @@ from modelyard.errors import LoaderFailed, LoaderInterrupted, ModelyardError, No
 from modelyard.kube.loader_job import loader_job, loader_secret
 from modelyard.kube.loader_report import load_error, load_result, progress_in
 from modelyard.kube.run_loader import Relation, relation
-from modelyard.models import Listing, LoadResult, LoadSpec, ModelRef, Progress, S3Location
+from modelyard.models import Listing, LoadResult, LoadSpec, ModelRef, Progress, S3Location, VerifyLevel
 
 Manifest = dict[str, Any]
 DIGEST = "sha256:" + "0a" * 32
@@ -49,6 +50,7 @@ ANNOTATIONS = {
     "modelyard.dev/version": "v1",
     "modelyard.dev/cache": "main",
     "modelyard.dev/listing-digest": DIGEST,
+    "modelyard.dev/verify": "sizes",
 }
 TMP = "/tmp"  # noqa: S108 - in the pod
 CONTAINER = {
@@ -66,14 +68,36 @@ CONTAINER = {
     "terminationMessagePolicy": "File",
     "volumeMounts": [{"name": "models", "mountPath": "/models"}, {"name": "tmp", "mountPath": TMP}],
 }
-JOB = {
+POD_SPEC = {
+    "automountServiceAccountToken": False,
+    "enableServiceLinks": False,
+    "restartPolicy": "Never",
+    "terminationGracePeriodSeconds": 10,
+    "securityContext": {
+        "runAsNonRoot": True,
+        "runAsUser": 10001,
+        "runAsGroup": 10001,
+        "fsGroup": 10001,
+        "fsGroupChangePolicy": "OnRootMismatch",
+        "seccompProfile": {"type": "RuntimeDefault"},
+    },
+    "nodeSelector": {"disk": "fast"},
+    "tolerations": [{"key": "gpu", "operator": "Exists"}],
+    "containers": [CONTAINER],
+    "volumes": [
+        {"name": "models", "persistentVolumeClaim": {"claimName": "cache"}},
+        {"name": "tmp", "emptyDir": {"sizeLimit": "64Mi"}},
+    ],
+}
+SPEC_DIGEST = f"sha256:{hashlib.sha256(json.dumps(POD_SPEC, sort_keys=True).encode()).hexdigest()}"
+JOB: Manifest = {
     "apiVersion": "batch/v1",
     "kind": "Job",
     "metadata": {
         "name": "preload-llama-3-v1-27a4c548-93b00689",
         "namespace": "models",
         "labels": {**LABELS, "modelyard.dev/flow-run": "run-1"},
-        "annotations": {**ANNOTATIONS, "modelyard.dev/flow-run": "run-1"},
+        "annotations": {**ANNOTATIONS, "modelyard.dev/spec-digest": SPEC_DIGEST, "modelyard.dev/flow-run": "run-1"},
     },
     "spec": {
         "suspend": True,
@@ -89,27 +113,7 @@ JOB = {
         },
         "template": {
             "metadata": {"labels": LABELS, "annotations": ANNOTATIONS},
-            "spec": {
-                "automountServiceAccountToken": False,
-                "enableServiceLinks": False,
-                "restartPolicy": "Never",
-                "terminationGracePeriodSeconds": 10,
-                "securityContext": {
-                    "runAsNonRoot": True,
-                    "runAsUser": 10001,
-                    "runAsGroup": 10001,
-                    "fsGroup": 10001,
-                    "fsGroupChangePolicy": "OnRootMismatch",
-                    "seccompProfile": {"type": "RuntimeDefault"},
-                },
-                "nodeSelector": {"disk": "fast"},
-                "tolerations": [{"key": "gpu", "operator": "Exists"}],
-                "containers": [CONTAINER],
-                "volumes": [
-                    {"name": "models", "persistentVolumeClaim": {"claimName": "cache"}},
-                    {"name": "tmp", "emptyDir": {"sizeLimit": "64Mi"}},
-                ],
-            },
+            "spec": POD_SPEC,
         },
     },
 }
@@ -119,18 +123,49 @@ def test_job_without_credentials() -> None:
     assert loader_job(SPEC, CACHE, run_id="run-1") == JOB
 
 
+def reference(name: str, **optional: bool) -> Manifest:
+    return {"name": name, "valueFrom": {"secretKeyRef": {"name": JOB["metadata"]["name"], "key": name, **optional}}}
+
+
 def test_credentials_are_referred_to_and_never_held() -> None:
-    job = loader_job(SPEC, CACHE.model_copy(update={"service_account": "reader"}), run_id="run-1", secret_name="s")
+    job = loader_job(SPEC, CACHE.model_copy(update={"service_account": "reader"}), run_id="run-1", secret_keys=("ca.crt",))
     pod = job["spec"]["template"]["spec"]
-    optional = {"name": "s", "optional": True}
-    assert pod["containers"][0]["env"][2:] == [
-        {"name": key, "valueFrom": {"secretKeyRef": {**optional, "key": key}}}
-        for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_CA_BUNDLE")
-    ]
+    keys = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_CA_BUNDLE")
+    assert pod["containers"][0]["env"][2:] == [reference(key, optional=True) for key in keys]
     assert pod["containers"][0]["volumeMounts"][2:] == [{"name": "ca", "mountPath": "/etc/modelyard/ca", "readOnly": True}]
     items = [{"key": "ca.crt", "path": "ca.crt"}]
-    assert pod["volumes"][2:] == [{"name": "ca", "secret": {"secretName": "s", "optional": True, "items": items}}]
+    assert pod["volumes"][2:] == [{"name": "ca", "secret": {"secretName": job["metadata"]["name"], "optional": True, "items": items}}]
     assert pod["serviceAccountName"] == "reader"
+
+
+def test_a_loader_that_was_given_keys_does_not_start_without_them() -> None:
+    keys = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+    job = loader_job(SPEC, CACHE, run_id="run-1", secret_keys=keys)
+    assert job["spec"]["template"]["spec"]["containers"][0]["env"][2:] == [
+        reference("AWS_ACCESS_KEY_ID"),
+        reference("AWS_SECRET_ACCESS_KEY"),
+        reference("AWS_SESSION_TOKEN", optional=True),
+        reference("AWS_CA_BUNDLE", optional=True),
+    ]
+
+
+def spec_digest(spec: LoadSpec = SPEC, cache: CacheSpec = CACHE, **options: Any) -> str:
+    digest: str = loader_job(spec, cache, **{"run_id": "run-1", **options})["metadata"]["annotations"]["modelyard.dev/spec-digest"]
+    return digest
+
+
+@pytest.mark.parametrize(
+    ("digest", "same"),
+    [
+        pytest.param(spec_digest(run_id="run-2"), True, id="another run"),
+        pytest.param(spec_digest(cache=CACHE.model_copy(update={"loader_image": "loader:2"})), False, id="another image"),
+        pytest.param(spec_digest(SPEC.model_copy(update={"verify": VerifyLevel.DIGESTS})), False, id="another order"),
+        pytest.param(spec_digest(secret_keys=("ca.crt",)), False, id="a certificate"),
+        pytest.param(spec_digest(secret_keys=("AWS_ACCESS_KEY_ID",)), False, id="keys"),
+    ],
+)
+def test_the_spec_digest_tells_pods_apart(digest: str, same: bool) -> None:  # noqa: FBT001 - a column of the table
+    assert (digest == spec_digest()) is same
 
 
 def test_secret_is_owned_by_its_job_and_names_the_bundle() -> None:
@@ -155,10 +190,14 @@ def test_a_secret_takes_no_other_keys() -> None:
         loader_secret({"metadata": {}}, {"PASSWORD": "x"})
 
 
-def live(*, owned: bool = True, digest: str = DIGEST, **parts: Any) -> Manifest:
+def live(*, owned: bool = True, digest: str = DIGEST, pod: str = "pod", verify: str = "sizes", **parts: Any) -> Manifest:
     labels = {"app.kubernetes.io/managed-by": "modelyard"} if owned else {}
-    metadata = {"labels": labels, "annotations": {"modelyard.dev/listing-digest": digest}, **parts.get("metadata", {})}
+    marks = {"modelyard.dev/listing-digest": digest, "modelyard.dev/spec-digest": pod, "modelyard.dev/verify": verify}
+    metadata = {"labels": labels, "annotations": marks, **parts.get("metadata", {})}
     return {"metadata": metadata, "spec": parts.get("spec", {"suspend": False}), "status": parts.get("status", {})}
+
+
+PENDING, RUNNING, FAILED = ({"status": {"phase": phase}} for phase in ("Pending", "Running", "Failed"))
 
 
 @pytest.mark.parametrize(
@@ -180,6 +219,30 @@ def live(*, owned: bool = True, digest: str = DIGEST, **parts: Any) -> Manifest:
 )
 def test_relation_to_the_job_that_is_wanted(job: Manifest, expected: Relation) -> None:
     assert relation(job, live()) == expected
+
+
+@pytest.mark.parametrize(
+    ("job", "pods", "wanted", "expected"),
+    [
+        pytest.param(live(pod="x", spec={"suspend": True}), [], "sizes", Relation.ABANDONED, id="never started"),
+        pytest.param(live(pod="x"), [], "sizes", Relation.ABANDONED, id="no pod yet"),
+        pytest.param(live(pod="x"), [PENDING], "digests", Relation.ABANDONED, id="its pod waits"),
+        pytest.param(live(pod="x"), [RUNNING], "sizes", Relation.EQUIVALENT, id="its result is the same version"),
+        pytest.param(live(pod="x"), [FAILED, PENDING], "sizes", Relation.EQUIVALENT, id="a container of it has run"),
+        pytest.param(live(pod="x", verify="digests"), [RUNNING], "sizes", Relation.EQUIVALENT, id="it checks more"),
+        pytest.param(live(pod="x", verify="digests"), [RUNNING], "digests", Relation.EQUIVALENT, id="it checks as much"),
+        pytest.param(live(pod="x"), [RUNNING], "digests", Relation.WEAKER, id="it checks less"),
+        pytest.param(
+            {**live(pod="x"), "metadata": {"labels": live()["metadata"]["labels"]}},
+            [RUNNING],
+            "sizes",
+            Relation.OTHER_CONTENT,
+            id="no marks",
+        ),
+    ],
+)
+def test_relation_to_a_job_with_another_pod(job: Manifest, pods: list[Manifest], wanted: str, expected: Relation) -> None:
+    assert relation(job, live(verify=wanted), pods) == expected
 
 
 PROGRESS = Progress(bytes=10, total_bytes=30, files=1, total_files=2)
