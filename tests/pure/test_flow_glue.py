@@ -1,0 +1,67 @@
+"""What the flow shows and what it tries again, by table."""
+
+import pytest
+from prefect.client.schemas.objects import State
+from prefect.states import Completed, Failed
+
+from flows.preload import summary
+from flows.progress import describe, percent
+from flows.retries import retried
+from modelyard.errors import ClusterUnavailable, LoaderInterrupted, Refused, SourceUnavailable
+from modelyard.models import LoadResult, Progress
+
+LOADED = LoadResult(digest="sha256:0", files=3, bytes=3 * 2**20, fetched_bytes=2 * 2**20, seconds=2.0)
+
+
+@pytest.mark.parametrize(
+    ("seen", "share", "text"),
+    [
+        pytest.param(Progress(bytes=0, total_bytes=2**20, files=0, total_files=2), 0.0, "0 B of 1.0 MiB, 0 of 2 files", id="nothing yet"),
+        pytest.param(
+            Progress(bytes=2**19, total_bytes=2**20, files=1, total_files=2, bytes_per_second=1e6, seconds_left=61.0),
+            50.0,
+            "512.0 KiB of 1.0 MiB, 1 of 2 files, 1.0 MB/s, 1m 1s left",
+            id="half",
+        ),
+        pytest.param(Progress(bytes=0, total_bytes=0, files=1, total_files=1), 100.0, "0 B of 0 B, 1 of 1 files", id="an empty file"),
+    ],
+)
+def test_progress(seen: Progress, share: float, text: str) -> None:
+    assert (percent(seen), describe(seen)) == (share, text)
+
+
+@pytest.mark.parametrize(
+    ("result", "text"),
+    [
+        pytest.param(LOADED, "3 files, 3.0 MiB: fetched 2.0 MiB in 2s (1 MB/s)", id="fetched"),
+        pytest.param(
+            LOADED.model_copy(update={"fetched_bytes": 0}),
+            "was there already: 3 files, 3.0 MiB; nothing was read from the source",
+            id="there",
+        ),
+        pytest.param(
+            LOADED.model_copy(update={"linked_bytes": 2**20, "unverified_files": 1}),
+            "3 files, 3.0 MiB: fetched 2.0 MiB in 2s (1 MB/s), 1.0 MiB linked from another version,"
+            " 1 files had no checksum of the whole at their source",
+            id="linked, and one unverified",
+        ),
+    ],
+)
+def test_summary(result: LoadResult, text: str) -> None:
+    assert summary(result) == text
+
+
+@pytest.mark.parametrize(
+    ("state", "again"),
+    [
+        pytest.param(Failed(data=ClusterUnavailable("away")), True, id="the cluster is away"),
+        pytest.param(Failed(data=LoaderInterrupted("gone")), True, id="the Job was deleted"),
+        pytest.param(Failed(data=SourceUnavailable("503")), False, id="the Job tried that in vain"),
+        pytest.param(Failed(data=Refused("no")), False, id="a person must change something"),
+        pytest.param(Failed(data=OSError("?")), True, id="not ours"),
+        pytest.param(Completed(data=1), False, id="done"),
+    ],
+)
+def test_retries(state: "State[object]", again: bool) -> None:  # noqa: FBT001
+    condition = retried(ClusterUnavailable, LoaderInterrupted)["retry_condition_fn"]
+    assert condition(None, None, state) is again
