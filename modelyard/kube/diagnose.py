@@ -53,8 +53,7 @@ def _died(pod: Manifest) -> Diagnosis | None:
             return Diagnosis(
                 f"container {container} was killed for using more memory than its limit (OOMKilled)",
                 f"memory limit {_memory_limit(pod, container)}",
-                "raise the memory limit in the cache's loader_resources",
-                interrupted=True,
+                "raise loaderMemoryLimit of the cache",
             )
         if code := ended.get("exitCode"):
             return _exited(container, code, (ended.get("message") or "").strip())
@@ -110,14 +109,16 @@ def diagnose_job(events: Iterable[Manifest]) -> Diagnosis | None:
     return Diagnosis("the pod cannot be created", detail, "")
 
 
-def diagnose_claim(claim: Manifest, classes: Sequence[Manifest], events: Iterable[Manifest] = ()) -> Diagnosis:
-    """Why a claim is not bound. ``classes`` are all StorageClasses of the cluster, ``events`` the claim's own."""
+def diagnose_claim(claim: Manifest, classes: Sequence[Manifest] | None, events: Iterable[Manifest] = ()) -> Diagnosis:
+    """Why a claim is not bound. ``classes`` are all StorageClasses of the cluster, None if not readable; ``events`` the claim's own."""
     if claim["metadata"].get("deletionTimestamp"):
-        return Diagnosis("the claim is being deleted", "pods that use it hold it", "wait, or use another suffix", permanent=True)
+        return Diagnosis("the claim is being deleted", "pods that use it hold it", "wait, or set another pvcNameSuffix", permanent=True)
     if (claim.get("status") or {}).get("phase") == "Lost":
-        return Diagnosis("the claim's PersistentVolume is gone (Lost)", "", "make a claim with another suffix", permanent=True)
+        return Diagnosis("the claim's PersistentVolume is gone (Lost)", "", "set another pvcNameSuffix for a new claim", permanent=True)
     if volume := claim["spec"].get("volumeName"):
         return _wants_volume(volume, events)
+    if classes is None:
+        return Diagnosis("the claim is not bound", _words(latest(events)), "its StorageClass cannot be read by this account")
     return _unprovisioned(claim, classes, list(events))
 
 
@@ -130,7 +131,7 @@ def _unprovisioned(claim: Manifest, classes: Sequence[Manifest], events: list[Ma
     name = claim["spec"].get("storageClassName")
     existing = ", ".join(sorted(each["metadata"]["name"] for each in classes)) or "none"
     if name is None:
-        step = f"name one of the classes: {existing}"
+        step = f"set storageClassName to one of the classes: {existing}"
         return Diagnosis("the claim names no StorageClass and no class is the default", _words(latest(events)), step, permanent=True)
     found = next((each for each in classes if each["metadata"]["name"] == name), None)
     if found is not None:

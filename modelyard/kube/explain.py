@@ -18,14 +18,20 @@ def explain_job(kube: Kube, job: Manifest) -> Diagnosis | None:
 
 def explain_claim(kube: Kube, claim: Manifest) -> Diagnosis:
     """Why ``claim`` is not bound."""
+    return diagnose_claim(claim, _classes(kube), events_of(kube, claim))
+
+
+def _classes(kube: Kube) -> Manifests | None:
     try:
-        classes = kube.list("StorageClass")
-    except ClusterRefused as error:
-        return Diagnosis("the claim is not bound", f"its StorageClass cannot be read: {error}", "")
-    return diagnose_claim(claim, classes, events_of(kube, claim))
+        return kube.list("StorageClass")
+    except ClusterRefused:  # accounts that see one namespace may not read them
+        return None
 
 
 def events_of(kube: Kube, live: Manifest) -> Manifests:
-    """The events about this very object, not about others that had its name."""
+    """The events about this very object, not about others that had its name; none where they may not be read."""
     metadata = live["metadata"]
-    return kube.list("Event", metadata["namespace"], field_selector=f"involvedObject.uid={metadata['uid']}")
+    try:
+        return kube.list("Event", metadata["namespace"], field_selector=f"involvedObject.uid={metadata['uid']}")
+    except ClusterRefused:  # events are a courtesy
+        return []

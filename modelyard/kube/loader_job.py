@@ -31,7 +31,7 @@ CREDENTIAL_KEYS = (*_KEY_PAIR, "AWS_SESSION_TOKEN")
 
 #: The loader ends with this code when no other try will help.
 PERMANENT_EXIT_CODE = 1
-BACKOFF_LIMIT = 6
+BACKOFF_LIMIT = 3
 DEADLINE = timedelta(days=1)
 KEPT_AFTER_END = timedelta(days=1)
 

@@ -72,7 +72,7 @@ def load_error(job: Manifest, pods: list[Manifest], log: str, seen: Progress | N
 def _out_of_time(job: Manifest, seen: Progress | None) -> LoaderFailed:
     limit = format_duration(job["spec"]["activeDeadlineSeconds"])
     reached = f" with {format_bytes(seen.bytes)} of {format_bytes(seen.total_bytes)}" if seen else ""
-    return LoaderFailed(f"{ref_of(job)} was stopped at its limit of {limit}{reached}; run it again to go on, or set a longer limit")
+    return LoaderFailed(f"{ref_of(job)} was stopped at its limit of {limit}{reached}; run it again, it goes on from there")
 
 
 def _unreported(job: Manifest, pod: Manifest, log: str) -> ModelyardError:

@@ -19,7 +19,7 @@ from enum import Enum, auto
 from modelyard.caches import CacheSpec
 from modelyard.errors import ClusterRefused, LoaderInterrupted, ModelyardError, VersionConflict
 from modelyard.kube.apply import apply, is_owned, patiently
-from modelyard.kube.client import Kube
+from modelyard.kube.client import Kube, Manifests
 from modelyard.kube.failures import AlreadyExists, Changed, NotFound
 from modelyard.kube.follow import Follower, OnNote, OnProgress, Stuck, pods_of, tail_of
 from modelyard.kube.loader_job import (
@@ -260,14 +260,26 @@ def remove_job(kube: Kube, handle: JobHandle) -> None:
 
 def end_jobs_of_run(kube: Kube, namespace: str, run_id: str) -> tuple[str, ...]:
     """Delete the loader Jobs that belong to a flow run, for its cancellation; gives their names. Jobs that others adopted stay."""
-    mine = patiently(lambda: kube.list("Job", namespace, label_selector=f"{RUN_LABEL}={label_value(run_id)}"))
-    return tuple(job["metadata"]["name"] for job in mine if _end(kube, job, run_id))
+    return tuple(job["metadata"]["name"] for job in _jobs_of_run(kube, namespace, run_id) if _end(kube, job, run_id))
 
 
-def _end(kube: Kube, job: Manifest | None, run_id: str) -> bool:
-    """Delete ``job`` if it is still this run's: the version precondition holds off a run that adopts it meanwhile."""
+def end_never_started(kube: Kube, namespace: str, run_id: str) -> tuple[str, ...]:
+    """Delete this run's Jobs that it made and never let go, for its crash; gives their names.
+
+    A suspended Job has no deadline and no end, so no TTL removes it. One that runs stays: the next run joins it.
+    """
+    mine = _jobs_of_run(kube, namespace, run_id)
+    return tuple(job["metadata"]["name"] for job in mine if _end(kube, job, run_id, spare=_started))
+
+
+def _jobs_of_run(kube: Kube, namespace: str, run_id: str) -> Manifests:
+    return patiently(lambda: kube.list("Job", namespace, label_selector=f"{RUN_LABEL}={label_value(run_id)}"))
+
+
+def _end(kube: Kube, job: Manifest | None, run_id: str, spare: Callable[[Manifest], bool] = lambda _: False) -> bool:
+    """Delete ``job`` if it is still this run's: the version precondition holds off a run that adopts or starts it meanwhile."""
     for _ in range(_CANCEL_TRIES):
-        if job is None or _mark(job, RUN_LABEL) != run_id:
+        if job is None or _mark(job, RUN_LABEL) != run_id or spare(job):
             return False
         ref, version = ref_of(job), job["metadata"]["resourceVersion"]
         with suppress(Changed):

@@ -133,7 +133,7 @@ _PROVISIONERS = (
 def storage_class_verdict(storage_class: StorageClassFacts, access_mode: AccessMode, *, bypass: bool = False) -> Verdict:
     """Whether volumes of ``storage_class`` can have ``access_mode``, as far as its provisioner is known."""
     if bypass:
-        return Verdict(ok=True, reason="not checked: bypass_storage_check is set")
+        return Verdict(ok=True, reason="not checked: bypassStorageCheck is set")
     if access_mode is not AccessMode.READ_WRITE_MANY:
         return Verdict(ok=True, reason=f"{access_mode} asks for one writer only")
     known = next((row for row in _PROVISIONERS if _fits(row, storage_class)), None)
@@ -148,9 +148,9 @@ def _fits(row: _Known, storage_class: StorageClassFacts) -> bool:
     return row.parameter is None or fnmatchcase(storage_class.parameters.get(row.parameter[0], ""), row.parameter[1])
 
 
-def class_table(classes: Sequence[StorageClassFacts], access_mode: AccessMode) -> list[dict[str, str]]:
-    """The classes as rows of a table for people, by name, those that can serve ``access_mode`` first."""
-    verdicts = [(storage_class_verdict(each, access_mode), each) for each in classes]
+def class_table(classes: Sequence[StorageClassFacts] | None, access_mode: AccessMode) -> list[dict[str, str]]:
+    """The classes as rows of a table for people, by name, those that can serve ``access_mode`` first; None has no rows."""
+    verdicts = [(storage_class_verdict(each, access_mode), each) for each in classes or ()]
     ordered = sorted(verdicts, key=lambda pair: (not pair[0].ok, pair[1].name))
     return [_row(each, verdict, access_mode) for verdict, each in ordered]
 
@@ -168,9 +168,14 @@ def _row(storage_class: StorageClassFacts, verdict: Verdict, access_mode: Access
     }
 
 
-def plan_claim(cache: CacheSpec, claim: ClaimFacts | None, classes: Sequence[StorageClassFacts]) -> ClaimPlan | tuple[Problem, ...]:
-    """The claim that ``cache`` stands on, or all that stands against it. ``claim`` is what has its name now. No side effects."""
-    return _plan_new(cache, classes) if claim is None else _plan_existing(cache, claim)
+def plan_claim(cache: CacheSpec, claim: ClaimFacts | None, classes: Sequence[StorageClassFacts] | None) -> ClaimPlan | tuple[Problem, ...]:
+    """The claim that ``cache`` stands on, or all that stands against it. No side effects.
+
+    ``claim`` is what has its name now; ``classes`` is None where the account may not list them.
+    """
+    if claim is not None:
+        return _plan_existing(cache, claim)
+    return _plan_unseen(cache) if classes is None else _plan_new(cache, classes)
 
 
 def _plan_existing(cache: CacheSpec, claim: ClaimFacts) -> ClaimPlan | tuple[Problem, ...]:
@@ -186,18 +191,20 @@ def _plan_existing(cache: CacheSpec, claim: ClaimFacts) -> ClaimPlan | tuple[Pro
     return ClaimPlan(ClaimAction.USE, cache.namespace, cache.claim, claim.storage_class, cache.access_mode, claim.bytes, notes)
 
 
-_OTHER_SUFFIX = "set another pvc_name_suffix for a new claim, or change the cache's settings to what is there"
+_OTHER_SUFFIX = "set another pvcNameSuffix for a new claim, or change the cache's settings to what is there"
 
 
 def _differences(cache: CacheSpec, claim: ClaimFacts) -> list[str]:
     """What the settings ask for and the claim does not give; more than was asked for is no difference."""
     found = []
     if cache.storage_class_name is not None and cache.storage_class_name != claim.storage_class:
-        found.append(f"has StorageClass {claim.storage_class!r}, the cache asks for {cache.storage_class_name!r}, which cannot change")
+        found.append(
+            f"has StorageClass {claim.storage_class!r}, storageClassName asks for {cache.storage_class_name!r}, which cannot change"
+        )
     if claim.bytes < cache.storage_size:
-        found.append(f"has {format_bytes(claim.bytes)}, the cache asks for {format_bytes(cache.storage_size)}")
+        found.append(f"has {format_bytes(claim.bytes)}, storageSize asks for {format_bytes(cache.storage_size)}")
     if not {cache.access_mode, AccessMode.READ_WRITE_MANY} & set(claim.access_modes):
-        found.append(f"has access modes {', '.join(claim.access_modes)}, the cache asks for {cache.access_mode}")
+        found.append(f"has access modes {', '.join(claim.access_modes)}, accessMode asks for {cache.access_mode}")
     return found
 
 
@@ -208,17 +215,24 @@ def _plan_new(cache: CacheSpec, classes: Sequence[StorageClassFacts]) -> ClaimPl
     if found is not None:
         return _plan_with(cache, found, classes)
     if cache.storage_class_name and not cache.bypass_storage_check:
-        step = f"name one that does: {_names(classes)}; for a PersistentVolume made by hand with this class, set bypass_storage_check"
+        step = f"name one that does: {_names(classes)}; for a PersistentVolume made by hand with this class, set bypassStorageCheck"
         return (Problem(_subject(cache), f"StorageClass {cache.storage_class_name!r} does not exist", step),)
     note = f"only a PersistentVolume made by hand with storageClassName {cache.storage_class_name!r} can be bound"
     return _create(cache, cache.storage_class_name, note)
+
+
+def _plan_unseen(cache: CacheSpec) -> ClaimPlan | tuple[Problem, ...]:
+    if cache.storage_class_name is not None:
+        return _create(cache, cache.storage_class_name, "classes cannot be read by this account; will be seen when bound")
+    step = "set storageClassName, or grant the account the verb list on storageclasses.storage.k8s.io by a ClusterRole"
+    return (Problem(_subject(cache), "no StorageClass is named, and this account may not list the classes", step),)
 
 
 def _plan_default(cache: CacheSpec, classes: Sequence[StorageClassFacts]) -> ClaimPlan | tuple[Problem, ...]:
     defaults = [each for each in classes if each.is_default]
     if not defaults:
         table = "; ".join(_sentence(each, cache.access_mode) for each in classes) or "the cluster has none"
-        return (Problem(_subject(cache), "no StorageClass is named and none is the default", f"set storage_class_name: {table}"),)
+        return (Problem(_subject(cache), "no StorageClass is named and none is the default", f"set storageClassName: {table}"),)
     if len(defaults) == 1:
         return _plan_with(cache, defaults[0], classes)
     return _create(cache, None, f"several classes are the default ({_names(defaults)}); Kubernetes takes the newest")
@@ -229,7 +243,7 @@ def _plan_with(cache: CacheSpec, chosen: StorageClassFacts, classes: Sequence[St
     if verdict.ok:
         return _create(cache, chosen.name, f"StorageClass {chosen.name}: {verdict.reason}", *_policy_note(chosen))
     fit = [each for each in classes if storage_class_verdict(each, cache.access_mode).ok]
-    step = f"classes that may: {_names(fit)}; or ask for ReadWriteOnce, or set bypass_storage_check if you know better"
+    step = f"classes that may: {_names(fit)}; or ask for ReadWriteOnce, or set bypassStorageCheck if you know better"
     return (Problem(_subject(cache), f"StorageClass {chosen.name} cannot serve {cache.access_mode} ({verdict.reason})", step),)
 
 

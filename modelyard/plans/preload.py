@@ -37,7 +37,7 @@ class PreloadFacts:
     listing: Listing
     problems: tuple[Problem, ...]
     claim: ClaimFacts | None
-    classes: tuple[StorageClassFacts, ...]
+    classes: tuple[StorageClassFacts, ...] | None  # None: the account may not list them
 
 
 @dataclass(frozen=True, slots=True)

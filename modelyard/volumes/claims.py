@@ -122,7 +122,7 @@ def wait_bound(
     patience: float = 15.0,
     on_note: Callable[[str], None] = lambda _: None,
 ) -> ClaimFacts:
-    """The claim once it is bound, or at once where it binds only when a pod uses it (WaitForFirstConsumer).
+    """The claim once it is bound, or at once where it binds only when a pod uses it (WaitForFirstConsumer), or may.
 
     Raises:
         ClaimUnusable: it is gone or lost, or can never be bound: the same permanent reason held for ``patience`` seconds.
@@ -141,7 +141,7 @@ def wait_bound(
 def _lost(ref: ObjectRef) -> Callable[[Manifest], ModelyardError | None]:
     def check(claim: Manifest) -> ModelyardError | None:
         lost = (claim.get("status") or {}).get("phase") == "Lost"
-        return ClaimUnusable(f"{ref} has lost its PersistentVolume; use another pvc_name_suffix") if lost else None
+        return ClaimUnusable(f"{ref} has lost its PersistentVolume; use another pvcNameSuffix") if lost else None
 
     return check
 
@@ -166,7 +166,10 @@ class _Watcher:
         name = claim["spec"].get("storageClassName")
         if not name or claim["spec"].get("volumeName"):
             return False
-        storage_class = patiently(lambda: self._kube.get("StorageClass", name))
+        try:
+            storage_class = patiently(lambda: self._kube.get("StorageClass", name))
+        except ClusterRefused:  # it may bind at its first pod only, so waiting might never end: the pod's own wait tells of it
+            return True
         return storage_class is not None and waits_for_consumer(storage_class)
 
     def tick(self, claim: Manifest) -> None:

@@ -1,5 +1,6 @@
 """StorageClasses of a cluster, as facts for the plan."""
 
+from modelyard.errors import ClusterRefused
 from modelyard.kube.client import Kube
 from modelyard.kube.resources import Manifest
 from modelyard.plans.claim import StorageClassFacts
@@ -8,9 +9,13 @@ from modelyard.plans.claim import StorageClassFacts
 _DEFAULT = ("storageclass.kubernetes.io/is-default-class", "storageclass.beta.kubernetes.io/is-default-class")
 
 
-def read_storage_classes(kube: Kube) -> tuple[StorageClassFacts, ...]:
-    """All StorageClasses, by name."""
-    return tuple(sorted((storage_class_facts(each) for each in kube.list("StorageClass")), key=lambda facts: facts.name))
+def read_storage_classes(kube: Kube) -> tuple[StorageClassFacts, ...] | None:
+    """All StorageClasses, by name; None where the account may not list them, as one that sees a single namespace."""
+    try:
+        live = kube.list("StorageClass")
+    except ClusterRefused:
+        return None
+    return tuple(sorted((storage_class_facts(each) for each in live), key=lambda facts: facts.name))
 
 
 def storage_class_facts(live: Manifest) -> StorageClassFacts:

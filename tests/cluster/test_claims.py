@@ -12,7 +12,7 @@ from modelyard.kube.client import Kube
 from modelyard.plans.claim import ClaimAction, ClaimFacts, ClaimPlan, plan_claim
 from modelyard.volumes.claims import claim_manifest, ensure_claim, read_claim, wait_bound
 from modelyard.volumes.storage_classes import read_storage_classes
-from tests.cluster.support import Manifest, cache_spec
+from tests.cluster.support import Manifest, cache_spec, limited
 
 pytestmark = pytest.mark.cluster
 
@@ -104,12 +104,26 @@ def test_a_quota_is_told_when_the_claim_is_made(kube: Kube, namespace: str) -> N
         ensure_claim(kube, cache_spec(namespace), plan(namespace))
 
 
+def test_an_account_of_one_namespace_makes_a_claim_of_a_class_that_it_cannot_read(kube: Kube, kubeconfig: str, namespace: str) -> None:
+    account = limited(kube, kubeconfig, namespace)
+    assert read_storage_classes(account) is None
+    planned = plan_claim(cache_spec(namespace), read_claim(account, namespace, "cache"), None)
+    assert isinstance(planned, ClaimPlan)
+    assert ensure_claim(account, cache_spec(namespace), planned).action is Action.CREATED
+    wait_bound(account, namespace, "cache", timeout=60)  # at once: it may bind at its first pod only
+    wait_bound(kube, namespace, "cache", timeout=60)
+    again = read_claim(account, namespace, "cache")
+    assert again
+    assert (again.phase, again.volume_type) == ("Bound", None)
+    assert plan_claim(cache_spec(namespace), again, None) == replace(plan(namespace), action=ClaimAction.USE)
+
+
 def test_a_claim_that_is_gone(kube: Kube, namespace: str) -> None:
     with pytest.raises(ClaimUnusable, match="is not there"):
         wait_bound(kube, namespace, "cache", timeout=5)
 
 
 def test_classes_are_read_as_facts(kube: Kube) -> None:
-    facts = {each.name: each for each in read_storage_classes(kube)}
+    facts = {each.name: each for each in read_storage_classes(kube) or ()}
     assert (facts["devcluster-limited"].binding_mode, facts["devcluster-limited"].is_default) == ("WaitForFirstConsumer", False)
     assert facts["devcluster-shared"].binding_mode == "Immediate"

@@ -19,12 +19,12 @@ from modelyard.kube.apply import apply
 from modelyard.kube.client import Kube
 from modelyard.kube.follow import Stuck
 from modelyard.kube.loader_job import loader_job, loader_secret
-from modelyard.kube.run_loader import JobHandle, end_jobs_of_run, ensure_job, remove_job, wait_for_job
+from modelyard.kube.run_loader import JobHandle, end_jobs_of_run, end_never_started, ensure_job, remove_job, wait_for_job
 from modelyard.kube.wait import TimedOut
 from modelyard.models import LoadResult, LoadSpec, Progress, VerifyLevel
 from modelyard.plans.claim import ClaimAction, ClaimPlan
 from modelyard.volumes.claims import claim_manifest
-from tests.cluster.support import Manifest, cache_spec, load_spec
+from tests.cluster.support import Manifest, cache_spec, limited, load_spec
 
 pytestmark = pytest.mark.cluster
 
@@ -107,6 +107,17 @@ def test_a_load_reports_progress_and_result_and_leaves_nothing(kube: Kube, cache
     assert gone(kube, "Secret", handle.name, cache.namespace)
 
 
+def test_an_account_of_one_namespace_loads(kube: Kube, kubeconfig: str, cache: CacheSpec, script: Script) -> None:
+    script(f"echo '{json.dumps({'event': 'progress', **PROGRESS.model_dump()})}'; sleep 5; {SUCCEEDS}")
+    account = limited(kube, kubeconfig, cache.namespace)
+    seen: list[Progress] = []
+    ensure_job(account, load_spec(), cache, KEYS, "run-1")
+    handle = ensure_job(account, load_spec(), cache, KEYS, "run-2")
+    assert wait(account, handle, on_progress=seen.append) == RESULT
+    assert seen == [PROGRESS]
+    assert end_jobs_of_run(account, cache.namespace, "run-2") == (handle.name,)
+
+
 def test_a_second_run_adopts_the_job_and_cancelling_the_first_leaves_it(kube: Kube, cache: CacheSpec, script: Script) -> None:
     script(RUNS_ON)
     first = ensure_job(kube, load_spec(), cache, KEYS, "run-1")
@@ -182,6 +193,17 @@ def begun(kube: Kube, handle: JobHandle) -> None:
 
 def runs(pod: Manifest) -> bool:
     return bool(pod["status"].get("phase") == "Running")
+
+
+def test_a_crashed_runs_job_goes_if_it_never_started(kube: Kube, cache: CacheSpec, script: Script) -> None:
+    build = script(RUNS_ON)
+    running = ensure_job(kube, load_spec(version="v1"), cache, {}, "run-1")
+    begun(kube, running)
+    left = kube.create(build(load_spec(version="v2"), cache, run_id="run-1"))["metadata"]["name"]  # and here the run died
+    kube.create(build(load_spec(version="v3"), cache, run_id="run-2"))
+    assert end_never_started(kube, cache.namespace, "run-1") == (left,)
+    assert end_never_started(kube, cache.namespace, "run-1") == ()
+    assert len(kube.list("Job", cache.namespace)) == 2
 
 
 def test_a_finished_job_is_replaced(kube: Kube, cache: CacheSpec, script: Script) -> None:
@@ -297,11 +319,11 @@ def test_a_quota_without_room_is_noted(kube: Kube, cache: CacheSpec, script: Scr
     assert "the namespace's ResourceQuota leaves no room for the pod" in notes[0]
 
 
-def test_out_of_memory_is_an_interruption_with_the_limit(kube: Kube, cache: CacheSpec, script: Script) -> None:
+def test_out_of_memory_is_permanent_and_names_the_setting(kube: Kube, cache: CacheSpec, script: Script) -> None:
     script("exec tail /dev/zero", backoffLimit=0)
     small = cache.model_copy(update={"loader_resources": LoaderResources(memory_request="16Mi", memory_limit="16Mi")})
     handle = ensure_job(kube, load_spec(), small, {}, "run-1")
-    with pytest.raises(LoaderInterrupted, match=r"\(OOMKilled\): memory limit 16Mi; raise the memory limit"):
+    with pytest.raises(LoaderFailed, match=r"\(OOMKilled\): memory limit 16Mi; raise loaderMemoryLimit"):
         wait(kube, handle)
 
 

@@ -24,7 +24,7 @@ DISK = StorageClassFacts("premium-rwo", "pd.csi.storage.gke.io", binding_mode="W
 KEPT = StorageClassFacts("kept", "efs.csi.aws.com", reclaim_policy="Retain")
 ODD = StorageClassFacts("odd", "acme.example/fs", reclaim_policy="Retain")
 SUBJECT = "PersistentVolumeClaim/models/cache-v2"
-OTHER = "set another pvc_name_suffix for a new claim, or change the cache's settings to what is there"
+OTHER = "set another pvcNameSuffix for a new claim, or change the cache's settings to what is there"
 CLAIM = ClaimFacts("cache-v2", "models", "Bound", "nfs-client", ("ReadWriteMany",), 300, 300, "pv-1", "nfs", created_by_us=True)
 USED = ClaimPlan(ClaimAction.USE, "models", "cache-v2", "nfs-client", RWX, 300)
 
@@ -64,7 +64,7 @@ DELETES = "deleting the claim deletes its models (reclaim policy Delete)"
                 Problem(
                     SUBJECT,
                     "no StorageClass is named and none is the default",
-                    "set storage_class_name:"
+                    "set storageClassName:"
                     " nfs-client (cluster.local/nfs-subdir-external-provisioner, Delete, Immediate, ReadWriteMany yes: NFS);"
                     " premium-rwo (pd.csi.storage.gke.io, Delete, WaitForFirstConsumer,"
                     " ReadWriteMany no: a Compute Engine disk: one node at a time)",
@@ -80,7 +80,7 @@ DELETES = "deleting the claim deletes its models (reclaim policy Delete)"
                     SUBJECT,
                     "StorageClass 'nsf-client' does not exist",
                     "name one that does: nfs-client, premium-rwo;"
-                    " for a PersistentVolume made by hand with this class, set bypass_storage_check",
+                    " for a PersistentVolume made by hand with this class, set bypassStorageCheck",
                 ),
             ),
             id="class does not exist: those that do",
@@ -104,7 +104,7 @@ DELETES = "deleting the claim deletes its models (reclaim policy Delete)"
                 Problem(
                     SUBJECT,
                     "StorageClass premium-rwo cannot serve ReadWriteMany (a Compute Engine disk: one node at a time)",
-                    "classes that may: kept, nfs-client; or ask for ReadWriteOnce, or set bypass_storage_check if you know better",
+                    "classes that may: kept, nfs-client; or ask for ReadWriteOnce, or set bypassStorageCheck if you know better",
                 ),
             ),
             id="class cannot be shared: those that may",
@@ -112,7 +112,7 @@ DELETES = "deleting the claim deletes its models (reclaim policy Delete)"
         pytest.param(
             {"storage_class_name": "premium-rwo", "bypass_storage_check": True},
             [DISK],
-            create("premium-rwo", "StorageClass premium-rwo: not checked: bypass_storage_check is set", DELETES),
+            create("premium-rwo", "StorageClass premium-rwo: not checked: bypassStorageCheck is set", DELETES),
             id="bypassed",
         ),
         pytest.param(
@@ -127,9 +127,27 @@ DELETES = "deleting the claim deletes its models (reclaim policy Delete)"
             create("odd", "StorageClass odd: provisioner acme.example/fs is not known; will be seen when bound"),
             id="unknown provisioner is tried",
         ),
+        pytest.param(
+            {},
+            None,
+            create("nfs-client", "classes cannot be read by this account; will be seen when bound"),
+            id="classes cannot be read: the named one is tried",
+        ),
+        pytest.param(
+            {"storage_class_name": None},
+            None,
+            (
+                Problem(
+                    SUBJECT,
+                    "no StorageClass is named, and this account may not list the classes",
+                    "set storageClassName, or grant the account the verb list on storageclasses.storage.k8s.io by a ClusterRole",
+                ),
+            ),
+            id="classes cannot be read and none is named",
+        ),
     ],
 )
-def test_new_claim(settings: dict[str, Any], classes: list[StorageClassFacts], expected: ClaimPlan | tuple[Problem, ...]) -> None:
+def test_new_claim(settings: dict[str, Any], classes: list[StorageClassFacts] | None, expected: ClaimPlan | tuple[Problem, ...]) -> None:
     assert plan_claim(cache(**settings), None, classes) == expected
 
 
@@ -151,9 +169,9 @@ def test_new_claim(settings: dict[str, Any], classes: list[StorageClassFacts], e
             {"storage_class_name": "kept", "storage_size": 2048},
             replace(CLAIM, access_modes=("ReadWriteOnce",)),
             (
-                Problem(SUBJECT, "has StorageClass 'nfs-client', the cache asks for 'kept', which cannot change", OTHER),
-                Problem(SUBJECT, "has 300 B, the cache asks for 2.0 KiB", OTHER),
-                Problem(SUBJECT, "has access modes ReadWriteOnce, the cache asks for ReadWriteMany", OTHER),
+                Problem(SUBJECT, "has StorageClass 'nfs-client', storageClassName asks for 'kept', which cannot change", OTHER),
+                Problem(SUBJECT, "has 300 B, storageSize asks for 2.0 KiB", OTHER),
+                Problem(SUBJECT, "has access modes ReadWriteOnce, accessMode asks for ReadWriteMany", OTHER),
             ),
             id="all differences at once",
         ),
@@ -221,3 +239,11 @@ def test_table_shows_usable_classes_first() -> None:
             "why": "a Compute Engine disk: one node at a time",
         },
     ]
+
+
+def test_a_claim_that_is_there_needs_no_classes() -> None:
+    assert plan_claim(cache(), CLAIM, None) == USED
+
+
+def test_classes_that_cannot_be_read_have_no_rows() -> None:
+    assert class_table(None, RWX) == []

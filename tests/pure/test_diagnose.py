@@ -80,8 +80,7 @@ def event(reason: str, message: str, time: str = "2026-11-21T08:00:00Z") -> Mani
             Diagnosis(
                 "container loader was killed for using more memory than its limit (OOMKilled)",
                 "memory limit 512Mi",
-                "raise the memory limit in the cache's loader_resources",
-                interrupted=True,
+                "raise loaderMemoryLimit of the cache",
             ),
             id="out of memory, with the limit",
         ),
@@ -193,7 +192,7 @@ CLASSES = [
             Diagnosis(
                 "the claim names no StorageClass and no class is the default",
                 "FailedBinding: no persistent volumes available for this claim and no storage class is set",
-                "name one of the classes: by-hand, late, nfs",
+                "set storageClassName to one of the classes: by-hand, late, nfs",
                 permanent=True,
             ),
             id="no class and no default",
@@ -248,16 +247,28 @@ CLASSES = [
         pytest.param(
             claim({"storageClassName": "nfs"}, phase="Lost"),
             [],
-            Diagnosis("the claim's PersistentVolume is gone (Lost)", "", "make a claim with another suffix", permanent=True),
+            Diagnosis("the claim's PersistentVolume is gone (Lost)", "", "set another pvcNameSuffix for a new claim", permanent=True),
             id="lost",
         ),
         pytest.param(
             claim({"storageClassName": "nfs"}, deletionTimestamp="2026-11-21T08:00:00Z"),
             [],
-            Diagnosis("the claim is being deleted", "pods that use it hold it", "wait, or use another suffix", permanent=True),
+            Diagnosis("the claim is being deleted", "pods that use it hold it", "wait, or set another pvcNameSuffix", permanent=True),
             id="being deleted",
         ),
     ],
 )
 def test_claim(live: Manifest, events: list[Manifest], expected: Diagnosis) -> None:
     assert diagnose_claim(live, CLASSES, events) == expected
+
+
+@pytest.mark.parametrize(
+    ("events", "words"),
+    [
+        pytest.param([event("FailedBinding", "no volume")], "FailedBinding: no volume", id="the claim's own event"),
+        pytest.param([], "no event says why", id="events cannot be read either"),
+    ],
+)
+def test_claim_whose_class_cannot_be_read(events: list[Manifest], words: str) -> None:
+    expected = Diagnosis("the claim is not bound", words, "its StorageClass cannot be read by this account")
+    assert diagnose_claim(claim({"storageClassName": "nfs"}), None, events) == expected

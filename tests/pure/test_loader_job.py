@@ -101,7 +101,7 @@ JOB: Manifest = {
     },
     "spec": {
         "suspend": True,
-        "backoffLimit": 6,
+        "backoffLimit": 3,
         "activeDeadlineSeconds": 86400,
         "ttlSecondsAfterFinished": 86400,
         "podReplacementPolicy": "Failed",
@@ -294,18 +294,25 @@ BUSY = SourceUnavailable("throttled", delay=30)
             "DeadlineExceeded",
             [],
             "",
-            LoaderFailed("Job/models/j was stopped at its limit of 24h 0m with 10 B of 30 B; run it again to go on, or set a longer limit"),
+            LoaderFailed("Job/models/j was stopped at its limit of 24h 0m with 10 B of 30 B; run it again, it goes on from there"),
             id="out of time, with the limit and how far it was",
         ),
         pytest.param(
             "BackoffLimitExceeded",
             [ended(reason="OOMKilled", exitCode=137)],
             "",
-            LoaderInterrupted(
+            LoaderFailed(
                 "Job/models/j, pod pod-1: container loader was killed for using more memory than its limit (OOMKilled):"
-                " memory limit unknown; raise the memory limit in the cache's loader_resources"
+                " memory limit unknown; raise loaderMemoryLimit of the cache"
             ),
-            id="out of memory is an interruption",
+            id="out of memory is permanent and names the setting",
+        ),
+        pytest.param(
+            "BackoffLimitExceeded",
+            [ended(reason="Error", exitCode=137)],
+            "",
+            LoaderInterrupted("Job/models/j, pod pod-1: container loader was stopped by signal 9 (exit code 137)"),
+            id="killed from outside is an interruption",
         ),
         pytest.param(
             "PodFailurePolicy",
