@@ -1,7 +1,4 @@
-"""The kinds we touch, and where the API keeps them: a table, so that no call has to ask the server first.
-
-The table is in the order in which a set of objects is applied (what others refer to comes first) and, reversed, deleted.
-"""
+"""The kinds we touch, and where the API keeps them: a table, so that no call has to ask the server first."""
 
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -15,13 +12,12 @@ GROUP = "modelyard.dev"
 
 @dataclass(frozen=True, slots=True)
 class Resource:
-    """One kind's place in the API, and its turn when a set of objects is applied."""
+    """One kind's place in the API."""
 
     kind: str
     api_version: str
     plural: str
     namespaced: bool
-    order: int
 
     @property
     def group(self) -> str:
@@ -49,38 +45,23 @@ class ObjectRef:
 
 
 _TABLE = (
-    ("CustomResourceDefinition", "apiextensions.k8s.io/v1", "customresourcedefinitions", False),
     ("Namespace", "v1", "namespaces", False),
     ("ResourceQuota", "v1", "resourcequotas", True),
-    ("LimitRange", "v1", "limitranges", True),
     ("StorageClass", "storage.k8s.io/v1", "storageclasses", False),
-    ("ValidatingAdmissionPolicy", "admissionregistration.k8s.io/v1", "validatingadmissionpolicies", False),
-    ("ValidatingAdmissionPolicyBinding", "admissionregistration.k8s.io/v1", "validatingadmissionpolicybindings", False),
     ("ServiceAccount", "v1", "serviceaccounts", True),
-    ("ClusterRole", "rbac.authorization.k8s.io/v1", "clusterroles", False),
-    ("ClusterRoleBinding", "rbac.authorization.k8s.io/v1", "clusterrolebindings", False),
     ("Role", "rbac.authorization.k8s.io/v1", "roles", True),
     ("RoleBinding", "rbac.authorization.k8s.io/v1", "rolebindings", True),
-    ("NetworkPolicy", "networking.k8s.io/v1", "networkpolicies", True),
     ("ConfigMap", "v1", "configmaps", True),
     ("Secret", "v1", "secrets", True),
     ("PersistentVolume", "v1", "persistentvolumes", False),
     ("PersistentVolumeClaim", "v1", "persistentvolumeclaims", True),
-    ("CachedModel", f"{GROUP}/v1alpha1", "cachedmodels", True),
-    ("Service", "v1", "services", True),
-    ("Deployment", "apps/v1", "deployments", True),
-    ("ReplicaSet", "apps/v1", "replicasets", True),
-    ("StatefulSet", "apps/v1", "statefulsets", True),
-    ("DaemonSet", "apps/v1", "daemonsets", True),
     ("Job", "batch/v1", "jobs", True),
-    ("CronJob", "batch/v1", "cronjobs", True),
     ("InferenceService", "serving.kserve.io/v1beta1", "inferenceservices", True),
-    ("HTTPRoute", "gateway.networking.k8s.io/v1", "httproutes", True),
     ("Pod", "v1", "pods", True),
     ("Node", "v1", "nodes", False),
     ("Event", "v1", "events", True),
 )
-_RESOURCES = {row[0]: Resource(*row, order) for order, row in enumerate(_TABLE)}
+_RESOURCES = {row[0]: Resource(*row) for row in _TABLE}
 
 
 def resource(kind: str) -> Resource:
@@ -96,8 +77,3 @@ def ref_of(manifest: Manifest) -> ObjectRef:
     """The object that ``manifest`` describes."""
     metadata = manifest["metadata"]
     return ObjectRef(manifest["kind"], metadata["name"], metadata.get("namespace"))
-
-
-def sort_manifests(manifests: list[Manifest]) -> list[Manifest]:
-    """``manifests`` in the order to apply them; reverse it to delete."""
-    return sorted(manifests, key=lambda manifest: resource(manifest["kind"]).order)

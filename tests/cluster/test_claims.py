@@ -1,5 +1,6 @@
 """Claims against real StorageClasses, quotas and a provisioner."""
 
+import time
 from dataclasses import replace
 from typing import Any
 
@@ -99,6 +100,7 @@ def volume(name: str) -> Manifest:
 def test_a_quota_is_told_when_the_claim_is_made(kube: Kube, namespace: str) -> None:
     hard = {"requests.storage": "1Ki"}
     apply(kube, {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "q", "namespace": namespace}, "spec": {"hard": hard}})
+    effective(kube, namespace)
     words = rf"exceeded quota: q.*; ask for less, or raise the ResourceQuota of namespace {namespace}"
     with pytest.raises(ClusterRefused, match=words):
         ensure_claim(kube, cache_spec(namespace), plan(namespace))
@@ -116,6 +118,14 @@ def test_an_account_of_one_namespace_makes_a_claim_of_a_class_that_it_cannot_rea
     assert again
     assert (again.phase, again.volume_type) == ("Bound", None)
     assert plan_claim(cache_spec(namespace), again, None) == replace(plan(namespace), action=ClaimAction.USE)
+
+
+def effective(kube: Kube, namespace: str) -> None:
+    """A quota refuses nothing until its controller has counted once."""
+    deadline = time.monotonic() + 30
+    while not ((kube.get("ResourceQuota", "q", namespace) or {}).get("status") or {}).get("hard"):
+        assert time.monotonic() < deadline, "the quota controller is silent"
+        time.sleep(0.1)
 
 
 def test_a_claim_that_is_gone(kube: Kube, namespace: str) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from modelyard.errors import ClusterRefused, ClusterUnavailable, ModelyardError
 from modelyard.kube.failures import AlreadyExists, Answer, Changed, Expired, failure
-from modelyard.kube.resources import ObjectRef, resource, sort_manifests
+from modelyard.kube.resources import ObjectRef, resource
 
 REF = ObjectRef("Job", "j", "models")
 
@@ -88,9 +88,3 @@ def test_failure(answer: Answer, expected: ModelyardError) -> None:
 )
 def test_path(kind: str, namespace: str | None, name: str | None, subresource: str | None, path: str) -> None:
     assert resource(kind).path(namespace, name, subresource) == path
-
-
-def test_what_others_refer_to_is_applied_first() -> None:
-    kinds = ["Deployment", "RoleBinding", "CachedModel", "Namespace", "CustomResourceDefinition", "Role", "Secret"]
-    ordered = [manifest["kind"] for manifest in sort_manifests([{"kind": kind} for kind in kinds])]
-    assert ordered == ["CustomResourceDefinition", "Namespace", "Role", "RoleBinding", "Secret", "CachedModel", "Deployment"]
