@@ -33,6 +33,7 @@ def main(argv: list[str] | None = None) -> int:
         spec = LoadSpec.model_validate_json(arguments.spec)
         source = S3Source(spec.source, s3_client(spec.source))
         result = preload(spec, arguments.root, source, Tuning.from_environment(os.environ))
+        _ignore_sigterm()
     except ModelyardError as error:
         _report("error", error.to_data(), arguments.termination_log)
         return EXIT_TEMPORARY if error.retryable else EXIT_PERMANENT
@@ -44,8 +45,13 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _interrupted(_signal: int, _frame: FrameType | None) -> NoReturn:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough: the end must not be interrupted as well
+    _ignore_sigterm()  # once is enough
     raise LoaderInterrupted("the loader was told to stop (SIGTERM: an eviction, a drained node, a deleted Job); the next run goes on")
+
+
+def _ignore_sigterm() -> None:
+    """From here on only the report is left, which must not become another one: a published version is no failure."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:
@@ -59,6 +65,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 def _report(event: str, end: dict[str, Any], termination_log: Path) -> None:
+    _ignore_sigterm()
     say(event, **end)
     if termination_log.exists():  # outside a pod the log line is all
         termination_log.write_text(json.dumps({"event": event, **end}))

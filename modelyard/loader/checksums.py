@@ -87,10 +87,11 @@ class FileHashes:
         return f"{self._expected.algorithm} is {actual}, the source says {self._expected.value}"
 
 
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file on the volume, in hex."""
+def sha256_of(path: Path, on_read: Callable[[int], None]) -> str:
+    """SHA-256 of a file on the volume, in hex; ``on_read`` is told each count of bytes read."""
     digest = hashlib.sha256()
     with path.open("rb", buffering=0) as file:
         while chunk := file.read(READ_SIZE):
             digest.update(chunk)
+            on_read(len(chunk))
     return digest.hexdigest()

@@ -2,7 +2,8 @@
 
 <root>/<model>/<version>/...                         the files as in the source, nothing of ours among them
 <root>/.modelyard/manifests/<model>/<version>.json   the completeness marker
-<root>/.modelyard/staging/<model>/<version>/         half-done work: lock, journal.jsonl and files/...
+<root>/.modelyard/staging/<model>/<version>/         half-done work: journal.jsonl and files/...
+<root>/.modelyard/locks/<model>@<version>.lock       held by whoever works on the version; outlives the staging
 """
 
 import ctypes

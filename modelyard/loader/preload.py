@@ -1,5 +1,6 @@
 """Preload one version onto the volume: list, recover, link, fetch, publish. Safe to run again after any end."""
 
+import errno
 import fcntl
 import os
 import time
@@ -14,13 +15,16 @@ from modelyard.loader.journal import Journal
 from modelyard.loader.killpoints import kill_point
 from modelyard.loader.layout import Layout, make_directories, remove_other_directories, volume_error, walk_files
 from modelyard.loader.link import link_unchanged
-from modelyard.loader.progress import ProgressLog
-from modelyard.loader.publish import State, finish, publish, published, read_state
+from modelyard.loader.progress import ProgressLog, say
+from modelyard.loader.publish import State, finish, make_places, publish, published, read_state
 from modelyard.loader.tuning import Tuning
 from modelyard.models import FileRecord, LoadResult, LoadSpec, Manifest, SourceFile, summarise
 from modelyard.plans.paths import path_problems
 from modelyard.quantities import format_bytes
 from modelyard.sources.base import Source
+
+#: What file systems without locks say: NFS with no lock daemon, some FUSE ones.
+_NO_LOCKS = {errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOLCK}
 
 
 def preload(spec: LoadSpec, root: Path, source: Source, tuning: Tuning) -> LoadResult:
@@ -60,6 +64,10 @@ def _alone(layout: Layout) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise LoaderInterrupted(f"{layout.model}: another loader is writing this version; it is tried again", delay=15) from error
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            say("note", message=f"{layout.lock}: the volume has no locks ({error.strerror}); going on without: only one Job may load it")
         yield
 
 
@@ -80,11 +88,12 @@ def _load(spec: LoadSpec, layout: Layout, source: Source, files: list[SourceFile
     make_directories(layout.files, layout.root)
     journal = Journal.open(layout.journal)
     _tidy(layout, journal, files)
-    linked = link_unchanged(layout, journal, files, spec.verify)
+    linked = link_unchanged(layout, journal, files, spec.source, source)
     todo = [file for file in files if not journal.record(file)]
     there = sum(file.size for file in files) - sum(file.size for file in todo)
     _require_space(layout, spec, todo)
     progress = ProgressLog(spec.listing.bytes, spec.listing.files)
+    make_places(layout)
     fetch = Fetch(source, layout.files, journal, progress, tuning, done_bytes=there, done_files=len(files) - len(todo))
     fetch.run(todo)
     progress.update(spec.listing.bytes, spec.listing.files, final=True)

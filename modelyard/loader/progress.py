@@ -6,10 +6,13 @@ import time
 from collections import deque
 
 from modelyard.models import Progress
+from modelyard.quantities import format_bytes
 
 #: The rate is that of the last seconds, so that a stall shows and an old burst is forgotten.
 WINDOW_SECONDS = 15.0
 INTERVAL_SECONDS = 1.0
+#: A re-read of the volume moves no byte of the load, and may take hours: it is told this often.
+REREAD_SECONDS = 15.0
 
 
 class ProgressLog:
@@ -43,6 +46,21 @@ class ProgressLog:
             bytes_per_second=round(rate, 1),
             seconds_left=None if left is None else round(left, 1),
         )
+
+
+class Reread:
+    """Tells now and then how far a re-read of what is on the volume is; called with each count of bytes read."""
+
+    def __init__(self, subject: str, total: int) -> None:
+        self._subject, self._total = subject, total
+        self._read = 0
+        self._last = time.monotonic()
+
+    def __call__(self, count: int) -> None:
+        self._read += count
+        if (now := time.monotonic()) - self._last >= REREAD_SECONDS:
+            self._last = now
+            say("note", message=f"{self._subject}: {format_bytes(self._read)} of {format_bytes(self._total)} on the volume read again")
 
 
 def say(event: str, **fields: object) -> None:

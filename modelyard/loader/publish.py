@@ -5,20 +5,22 @@ the marker to ``<version>.json``. What a later run finds tells it what to do:
 
     marker                      directory in place      meaning
     final                       yes                     published
-    pending                     yes                     killed between the renames: check the sizes, finish
+    pending                     yes, staging without    killed between the renames: check the sizes, finish
     pending or none             no                      killed before: resume the staging
-    none                        yes, with files         not ours: refuse, touch nothing
+    pending or none             yes, with files         not ours: refuse, touch nothing
     none                        yes, empty              made by a kubelet for a subPath: goes when the rename replaces it
 """
 
 import os
 from datetime import UTC, datetime
 from enum import Enum
+from stat import S_ISREG
 
 from modelyard.errors import VersionConflict, VolumeUnusable
 from modelyard.loader.checksums import sha256_of
 from modelyard.loader.killpoints import kill_point
 from modelyard.loader.layout import Layout, make_directories, read_manifest, remove_tree, sync_directory, walk_files, write_durably
+from modelyard.loader.progress import Reread
 from modelyard.models import FileRecord, LoadSpec, Manifest, VerifyLevel
 
 _SHOWN = 5
@@ -41,7 +43,7 @@ def read_state(layout: Layout) -> State:
     directory = _holds_files(layout)
     if layout.manifest.exists():
         return State.PUBLISHED
-    if layout.pending.exists() and directory:
+    if directory and layout.pending.exists() and not layout.files.exists():  # still staged: these files are someone else's
         return State.RENAMED
     if directory:
         raise VersionConflict(
@@ -90,11 +92,16 @@ def finish(layout: Layout) -> None:
         _mark_final(layout)
 
 
+def make_places(layout: Layout) -> None:
+    """Make the directories that publishing renames into. Before the fetch, so that its last sync makes their own names durable."""
+    make_directories(layout.pending.parent, layout.root)
+    make_directories(layout.target.parent, layout.root)
+
+
 def publish(layout: Layout, spec: LoadSpec, records: list[FileRecord]) -> Manifest:
     """Make the staged files the version's. They must be durable already."""
     manifest = Manifest.of(spec.model, spec.source, spec.listing.digest, records, datetime.now(UTC))
-    make_directories(layout.pending.parent, layout.root)
-    make_directories(layout.target.parent, layout.root)
+    make_places(layout)
     write_durably(layout.pending, manifest.model_dump_json(by_alias=True))
     kill_point("pending-written")
     layout.files.rename(layout.target)  # replaces an empty directory, fails on any other
@@ -118,8 +125,10 @@ def check_files(layout: Layout, manifest: Manifest, level: VerifyLevel) -> None:
     Raises:
         VolumeUnusable: with the first few files that are missing, of another size, or of another content.
     """
-    there = {path: stat.st_size for path, stat in walk_files(layout.target)} if layout.target.is_dir() else {}
-    wrong = [problem for record in manifest.files if (problem := _problem(layout, record, there.get(record.path), level))]
+    found = walk_files(layout.target) if layout.target.is_dir() else ()
+    there = {path: stat.st_size for path, stat in found if S_ISREG(stat.st_mode)}  # a link or a pipe is no file of ours
+    reread = Reread(f"{layout.model}: its check", manifest.bytes)
+    wrong = [problem for record in manifest.files if (problem := _problem(layout, record, there.get(record.path), level, reread))]
     if wrong:
         more = f" and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""
         raise VolumeUnusable(
@@ -128,11 +137,11 @@ def check_files(layout: Layout, manifest: Manifest, level: VerifyLevel) -> None:
         )
 
 
-def _problem(layout: Layout, record: FileRecord, size: int | None, level: VerifyLevel) -> str | None:
+def _problem(layout: Layout, record: FileRecord, size: int | None, level: VerifyLevel, reread: Reread) -> str | None:
     if size is None:
         return f"{record.path} is missing"
     if size != record.size:
         return f"{record.path} has {size} bytes, not {record.size}"
-    if level is VerifyLevel.DIGESTS and sha256_of(layout.target / record.path) != record.sha256:
+    if level is VerifyLevel.DIGESTS and sha256_of(layout.target / record.path, reread) != record.sha256:
         return f"{record.path} has another SHA-256"
     return None

@@ -11,6 +11,7 @@ from modelyard.loader.checksums import READ_SIZE, FileHashes
 from modelyard.loader.journal import Checkpoint
 from modelyard.loader.killpoints import kill_point
 from modelyard.loader.layout import volume_error
+from modelyard.loader.progress import Reread
 from modelyard.models import Checksum, FileRecord, SourceFile
 
 
@@ -39,12 +40,14 @@ class StagedFile:
         Otherwise False, and ``restart`` is due.
         """
         self._hashes.expect(expected)
+        reread = Reread(f"{self.file.path}: what an earlier run fetched", mark.offset)
         while self.position < mark.offset:
             chunk = os.pread(self._descriptor, min(READ_SIZE, mark.offset - self.position), self.position)
             if not chunk:
                 break
             self._hashes.update(chunk)
             self.position += len(chunk)
+            reread(len(chunk))
         if self.position == mark.offset and self._hashes.sha256 == mark.sha256:
             self.kept = self._durable = mark.offset
             return True

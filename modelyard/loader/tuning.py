@@ -1,4 +1,7 @@
-"""How the loader works: numbers that were measured (benchmarks/), each to be set in its pod by ``MODELYARD_LOADER_<NAME>``."""
+"""How the loader works: numbers that were measured (benchmarks/).
+
+``MODELYARD_LOADER_<NAME>`` in the process's environment sets one, as benchmarks and tests do; the Jobs of flows leave the defaults.
+"""
 
 from collections.abc import Mapping
 from typing import Self
