@@ -89,7 +89,7 @@ class S3Source:
                 Bucket=self.location.bucket, Key=self.location.directory + file.path, ChecksumMode="ENABLED", **pin
             )
         except (ClientError, BotoCoreError) as error:
-            raise object_error(error, f"{self.location.uri}{file.path}") from error
+            raise object_error(error, f"{self.location.uri}{file.path}", versioned=file.version_id is not None) from error
         return full_object_checksum({name.lower(): value for name, value in head["ResponseMetadata"]["HTTPHeaders"].items()})
 
     def fetch(self, file: SourceFile, sink: Sink, start: int, done: Done) -> Transfer:

@@ -2,12 +2,16 @@
 
 import base64
 import re
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any
 
 from botocore.exceptions import (
     ClientError,
     HTTPClientError,
     NoCredentialsError,
     PartialCredentialsError,
+    SSLError,
 )
 from botocore.exceptions import (
     ConnectionError as BotoConnectionError,
@@ -24,14 +28,22 @@ _DENIED = {
     "AccessDenied",
     "InvalidAccessKeyId",
     "SignatureDoesNotMatch",
-    "ExpiredToken",
     "InvalidToken",
-    "AuthorizationHeaderMalformed",
     "403",
 }
 _MISSING = {"NoSuchBucket", "NoSuchKey", "NoSuchVersion", "404", "NotFound"}
 _CHANGED = {"PreconditionFailed", "412", "NoSuchKey", "NoSuchVersion", "404", "NotFound"}
-_SERVER_ERROR = 500
+#: Session credentials that are over. Roles' are renewed by whoever gives them, so this passes.
+_EXPIRED = {"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "RequestExpired"}
+#: Beside these, every code with "Throttl" in it.
+_PASSING = {"SlowDown", "RequestTimeout", "RequestLimitExceeded", "408", "425", "429"}
+_PASSING_STATUS = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS}
+#: Requests that were signed for, or sent to, a region that the bucket is not in.
+_ELSEWHERE = {"AuthorizationHeaderMalformed", "PermanentRedirect", "301"}
+_EXPECTED_REGION = re.compile("expecting '([^']+)'")
+_UNTRUSTED = "CERTIFICATE_VERIFY_FAILED"
+#: In lower case, as headers are looked up here.
+REGION_HEADER = "x-amz-bucket-region"
 _MD5 = re.compile("[0-9a-f]{32}")
 
 
@@ -60,40 +72,80 @@ def error_code(error: ClientError) -> str:
     return str(error.response.get("Error", {}).get("Code", ""))
 
 
-def source_error(error: Exception, subject: str) -> ModelyardError:
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """What a server said instead of giving what was asked for; ``region`` is the bucket's, where the server names it."""
+
+    code: str
+    status: int
+    message: str = ""
+    region: str = ""
+
+
+def no_credentials(subject: str) -> SourceDenied:
+    """Nothing gave credentials for ``subject``."""
+    return SourceDenied(f"{subject}: no credentials were found; give them in the source's block, or let Pod Identity or IRSA provide them")
+
+
+def source_error(error: Exception, subject: str, *, versioned: bool = False) -> ModelyardError:
     """What a failed request for ``subject`` means, as an error that says what to do next."""
     if isinstance(error, NoCredentialsError | PartialCredentialsError):
-        return SourceDenied(
-            f"{subject}: no credentials were found; give them in the source's block, or let Pod Identity or IRSA provide them"
-        )
+        return no_credentials(subject)
+    if isinstance(error, SSLError) and _UNTRUSTED in str(error):  # other TLS errors are broken connections
+        return SourceDenied(f"{subject}: the server's certificate is not trusted ({error}): give the CA in the source's block")
     if isinstance(error, BotoConnectionError | HTTPClientError):
         return SourceUnavailable(f"{subject}: the server cannot be reached ({error}); check the endpoint's address, port and certificate")
     if not isinstance(error, ClientError):
         return SourceUnavailable(f"{subject}: {error}")
-    code, status = error_code(error), int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-    message = error.response.get("Error", {}).get("Message", "")
-    return http_error(code, status, message, subject)
+    return http_error(_refusal(error), subject, versioned=versioned)
 
 
-def http_error(code: str, status: int, message: str, subject: str) -> ModelyardError:
-    """What a server's refusal means: by its error code first, then by the HTTP status."""
-    said = f"{subject}: {code or status} {message}".strip()
+def _refusal(error: ClientError) -> Refusal:
+    told: Any = error.response.get("Error", {})
+    response: Any = error.response.get("ResponseMetadata", {})
+    region = told.get("Region") or response.get("HTTPHeaders", {}).get(REGION_HEADER, "")
+    return Refusal(error_code(error), int(response.get("HTTPStatusCode", 0)), told.get("Message", ""), region)
+
+
+def http_error(refusal: Refusal, subject: str, *, versioned: bool = False) -> ModelyardError:
+    """What a server's refusal means: by its error code first, then by the HTTP status. ``versioned``: one version was asked for."""
+    said = f"{subject}: {refusal.code or refusal.status} {refusal.message}".strip()
+    return _passing(refusal, said) or _lasting(refusal, said, versioned=versioned)
+
+
+def _passing(refusal: Refusal, said: str) -> SourceUnavailable | None:
+    code, status = refusal.code, refusal.status
+    if code in _EXPIRED:
+        return SourceUnavailable(f"{said}; the credentials have expired: another try gets fresh ones, unless they are fixed in the block")
+    known = code in _DENIED | _MISSING  # whatever status a server puts beside it
+    passing = code in _PASSING or "throttl" in code.lower() or status in _PASSING_STATUS
+    return SourceUnavailable(said) if passing or (status >= HTTPStatus.INTERNAL_SERVER_ERROR and not known) else None
+
+
+def _lasting(refusal: Refusal, said: str, *, versioned: bool) -> ModelyardError:
+    code, status = refusal.code, refusal.status
+    if code in _ELSEWHERE or status == HTTPStatus.MOVED_PERMANENTLY:
+        return SourceMissing(f"{said}; the bucket is in {_region(refusal)}: give it in the source's block")
     if code == "InvalidObjectState":
         return SourceMissing(f"{said}; the object is archived: restore it first (`aws s3api restore-object`)")
     if code in _DENIED or status in {401, 403}:
-        return SourceDenied(f"{said}; check the credentials, and that they may list and read this prefix")
-    if code in _MISSING or status == 404:  # noqa: PLR2004 - HTTP
+        needed = " (a version of an object needs s3:GetObjectVersion)" if versioned else ""
+        return SourceDenied(f"{said}; check the credentials, and that they may list and read this prefix{needed}")
+    if code in _MISSING or status == HTTPStatus.NOT_FOUND:
         return SourceMissing(f"{said}; check the bucket, the prefix and the endpoint")
-    if status >= _SERVER_ERROR or code in {"SlowDown", "RequestTimeout", "Throttling"} or status == 429:  # noqa: PLR2004 - HTTP
-        return SourceUnavailable(said)
     return SourceMissing(f"{said}; the server does not take this request: check the endpoint, the region and the bucket's name")
 
 
-def object_error(error: Exception, subject: str) -> ModelyardError:
+def _region(refusal: Refusal) -> str:
+    named = refusal.region or "".join(_EXPECTED_REGION.findall(refusal.message)[:1])
+    return f"the region {named}" if named else "another region"
+
+
+def object_error(error: Exception, subject: str, *, versioned: bool = False) -> ModelyardError:
     """Like ``source_error``, for an object that the listing showed: what is missing now has changed since."""
     if isinstance(error, ClientError) and error_code(error) in _CHANGED:
         return changed(subject)
-    return source_error(error, subject)
+    return source_error(error, subject, versioned=versioned)
 
 
 def changed(subject: str) -> SourceChanged:

@@ -26,10 +26,10 @@ from awscrt.s3 import (
 )
 from botocore.session import get_session
 
-from modelyard.errors import ContentMismatch, ModelyardError, SourceDenied, SourceUnavailable
+from modelyard.errors import ContentMismatch, ModelyardError, SourceUnavailable
 from modelyard.models import S3Location, SourceFile
 from modelyard.sources.base import Done, Sink
-from modelyard.sources.s3_answers import changed, full_object_checksum, http_error
+from modelyard.sources.s3_answers import REGION_HEADER, Refusal, changed, full_object_checksum, http_error, no_credentials
 
 #: Measured with benchmarks/preload.py on 2 CPUs, 4 x 1 GiB. What waits to be hashed waits as whole parts: with parts of 8 MiB the
 #: loader grew to 430 MiB, with these to 340. Smaller ones cost the server more: each range 1 to 2 ms of its CPU.
@@ -48,7 +48,7 @@ class S3Fetcher:
 
     def __init__(self, location: S3Location) -> None:
         self._location = location
-        self._host, self._base, tls = _address(location)
+        self._host, self._base, tls = address(location)
         options = TlsContextOptions()
         if ca_bundle := os.environ.get("AWS_CA_BUNDLE"):
             options.override_default_trust_store_from_path(None, ca_bundle)
@@ -67,7 +67,7 @@ class S3Fetcher:
 
     def fetch(self, file: SourceFile, sink: Sink, start: int, done: Done) -> "S3Transfer":
         """Push the object's bytes from ``start`` on into ``sink``; ``done`` is called once, from a thread of the CRT."""
-        transfer = S3Transfer(f"{self._location.uri}{file.path}", sink, done)
+        transfer = S3Transfer(f"{self._location.uri}{file.path}", sink, done, versioned=file.version_id is not None)
         large = file.size > PART_SIZE
         transfer.begin(
             self._client,
@@ -97,8 +97,9 @@ class S3Fetcher:
 class S3Transfer:
     """One object on its way. The CRT calls back from its threads, one call at a time."""
 
-    def __init__(self, subject: str, sink: Sink, done: Done) -> None:
+    def __init__(self, subject: str, sink: Sink, done: Done, *, versioned: bool) -> None:
         self._subject = subject
+        self._versioned = versioned
         self._sink = sink
         self._done = done
         self._failure: Exception | None = None
@@ -135,28 +136,31 @@ class S3Transfer:
             return self._failure
         if self._failure:
             return SourceUnavailable(f"{self._subject}: {self._failure}")
-        return _crt_error(error, status_code, body, self._subject) if error else None
+        return crt_error(error, status_code, body, self._subject, versioned=self._versioned) if error else None
 
 
-def _crt_error(error: Exception, status_code: int | None, body: bytes | None, subject: str) -> ModelyardError:
+def crt_error(error: Exception, status_code: int | None, body: bytes | None, subject: str, *, versioned: bool) -> ModelyardError:
     """What the CRT's failure means: the server's refusal, its own verdict on a checksum, or a broken connection."""
     if isinstance(error, S3ResponseError) and status_code:
         if status_code in _CHANGED_STATUS:
             return changed(subject)
-        return http_error(_element("Code", body), status_code, _element("Message", body), subject)
+        region = _element("Region", body) or _header(REGION_HEADER, error.headers or [])
+        refusal = Refusal(_element("Code", body), status_code, _element("Message", body), region)
+        return http_error(refusal, subject, versioned=versioned)
     if isinstance(error, AwsCrtError) and error.name == _MISMATCH:
         return ContentMismatch(f"{subject}: the bytes that arrived are not those whose checksum the source keeps")
     reason = f"{error.name}: {error.message}" if isinstance(error, AwsCrtError) else str(error)
     return SourceUnavailable(f"{subject}: {reason}")
 
 
-def _address(location: S3Location) -> tuple[str, str, bool]:
+def address(location: S3Location) -> tuple[str, str, bool]:
     """Host header, path before the key, and whether TLS is spoken: path style for an own endpoint, virtual hosts for AWS."""
     if location.endpoint_url:
         parts = urlsplit(location.endpoint_url)
         return parts.netloc, f"{parts.path.rstrip('/')}/{location.bucket}/", parts.scheme == "https"
-    domain = f"s3.{location.region}.amazonaws.com"
-    if "." in location.bucket:  # the wildcard certificate covers one label only
+    domain = f"s3.{location.region}.amazonaws.com{'.cn' if location.region.startswith('cn-') else ''}"
+    # The wildcard certificate covers one label only, and old buckets have names that are no host's: upper case and '_'.
+    if not re.fullmatch("[a-z0-9-]+", location.bucket):
         return domain, f"/{location.bucket}/", True
     return f"{location.bucket}.{domain}", "/", True
 
@@ -165,15 +169,17 @@ def _credentials(location: S3Location) -> AwsCredentialsProvider:
     """boto3's own credentials, so that listing and reading never differ; temporary ones are refreshed by botocore."""
     found = get_session().get_credentials()
     if found is None:
-        raise SourceDenied(
-            f"{location.uri}: no credentials were found; give them in the source's block, or let Pod Identity or IRSA provide them"
-        )
+        raise no_credentials(location.uri)
 
     def current() -> AwsCredentials:
         frozen = found.get_frozen_credentials()
         return AwsCredentials(frozen.access_key, frozen.secret_key, frozen.token)
 
     return AwsCredentialsProvider.new_delegate(current)
+
+
+def _header(wanted: str, headers: Sequence[tuple[str, str]]) -> str:
+    return next((value for name, value in headers if name.lower() == wanted), "")
 
 
 def _element(name: str, body: bytes | None) -> str:

@@ -60,9 +60,7 @@ def test_an_endpoint_that_is_no_address(spec: LoadSpec, loader: Loader) -> None:
 @pytest.mark.faults
 def test_a_wrong_ca(spec: LoadSpec, s3_server: S3Server, loader: Loader) -> None:
     run = loader.run(spec, AWS_CA_BUNDLE=str(s3_server.certificates.other_ca))
-    run.failed(
-        "SourceUnavailable", spec.source.uri, "certificate verify failed", "check the endpoint's address, port and certificate", code=75
-    )
+    run.failed("SourceDenied", spec.source.uri, "certificate is not trusted", "certificate verify failed", "give the CA in the source's")
     assert_absent(loader.root)
 
 
