@@ -15,7 +15,7 @@ from flows.progress import LoadProgress
 from flows.retries import retried
 from modelyard.errors import ClusterUnavailable, LoaderInterrupted, ModelyardError
 from modelyard.kube.client import Kube
-from modelyard.kube.run_loader import end_jobs_of_run, ensure_job, remove_job, wait_for_job
+from modelyard.kube.run_loader import end_jobs_of_run, end_never_started, ensure_job, remove_job, wait_for_job
 from modelyard.kube.wait import TimedOut
 from modelyard.models import LoadResult, LoadSpec, Value, VerifyLevel
 from modelyard.names import slug
@@ -41,14 +41,26 @@ class PreloadReport(Value):
     result: LoadResult | None = None
 
 
+def end_never_started_loader(flow: "Flow[Any, Any]", flow_run: FlowRun, state: "State[Any]") -> None:  # noqa: ARG001 - Prefect's names
+    """Delete the Job of a crashed run if it never began, and with it the Secret. One that runs goes on: the next run joins it."""
+    kube, namespace = _cluster_of(flow_run)
+    end_never_started(kube, namespace, str(flow_run.id))
+
+
 def end_loader(flow: "Flow[Any, Any]", flow_run: FlowRun, state: "State[Any]") -> None:  # noqa: ARG001 - Prefect calls by these names
     """Delete the Job of a cancelled run, and with it the pod and the Secret. What it fetched stays for the next run."""
-    cluster = load_block(Cluster, flow_run.parameters.get("cluster", "default"))
-    cache = load_block(ModelCache, flow_run.parameters.get("cache", "default"))
-    end_jobs_of_run(Kube(cluster.get_client()), cache.namespace, str(flow_run.id))
+    kube, namespace = _cluster_of(flow_run)
+    end_jobs_of_run(kube, namespace, str(flow_run.id))
 
 
-@flow(name="preload-model", flow_run_name="preload-{model}", on_cancellation=[end_loader])
+def _cluster_of(run: FlowRun) -> tuple[Kube, str]:
+    """Where a run's Jobs are, by the blocks that its parameters name."""
+    cluster = load_block(Cluster, run.parameters.get("cluster", "default"))
+    cache = load_block(ModelCache, run.parameters.get("cache", "default"))
+    return Kube(cluster.get_client()), cache.namespace
+
+
+@flow(name="preload-model", flow_run_name="preload-{model}", on_cancellation=[end_loader], on_crashed=[end_never_started_loader])
 def preload_model(  # noqa: PLR0913, PLR0917 - these are the fields of the form
     model: ShortText,
     path: Annotated[str, Field(max_length=1000)],
@@ -127,7 +139,7 @@ def load(spec: LoadSpec, plan: PreloadPlan, source: S3Source, kube: Kube) -> Loa
 def publish_plan(plan: PreloadPlan) -> None:
     """The plan as an artifact of the model, and the classes to choose from where the cache names none."""
     create_markdown_artifact(describe(plan), key=artifact_key(plan, "plan"), description=f"Plan {plan.digest}")
-    if not plan.request.cache.storage_class_name:
+    if not plan.request.cache.storage_class_name and plan.facts.classes is not None:
         table = class_table(plan.facts.classes, plan.request.cache.access_mode)
         create_table_artifact(table, key=slug(f"storage-classes-{plan.request.cache.name}"), description="Classes this cache could have")
 
