@@ -47,6 +47,7 @@ class Fault:
     target: str = "."
     after: int | None = None  # where in the body; half of it if None
     skip: int = 0  # pass so many first
+    from_byte: int = 0  # harm only ranges that begin here or later: they come in any order
     done: int = 0
 
 
@@ -63,8 +64,8 @@ class FaultProxy:
     before_first_fetch: Callable[[], object] | None = None  # runs after the loader has listed
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def fault_for(self, line: str) -> Fault | None:
-        """The fault for this request, counted; lists and HEADs are never harmed."""
+    def fault_for(self, line: str, begin: int) -> Fault | None:
+        """The fault for this request of the bytes from ``begin`` on, counted; lists and HEADs are never harmed."""
         with self._lock:
             self.passed.append(line)
             if self.before_first_fetch and re.match(_OBJECT, line):
@@ -72,6 +73,8 @@ class FaultProxy:
                 self.before_first_fetch = None
             for fault in self.faults:
                 if not line.startswith("GET") or not re.match(_OBJECT, line) or not re.search(fault.target, line):
+                    continue
+                if begin < fault.from_byte:
                     continue
                 if fault.skip:
                     fault.skip -= 1
@@ -127,7 +130,7 @@ def _exchange(proxy: FaultProxy, client: ssl.SSLSocket, server: ssl.SSLSocket) -
     if not request:
         return False
     line = request.split(b"\r\n", 1)[0].decode()
-    fault = proxy.fault_for(line)
+    fault = proxy.fault_for(line, _begin(request))
     if fault and fault.kind is Kind.SLOW_DOWN:
         client.sendall(
             b"HTTP/1.1 503 Slow Down\r\nContent-Length: %d\r\nContent-Type: application/xml\r\n\r\n" % len(_SLOW_DOWN) + _SLOW_DOWN
@@ -187,6 +190,11 @@ def _head(connection: ssl.SSLSocket, closing: threading.Event) -> bytes:
                 return b""
             head += byte
     return head
+
+
+def _begin(request: bytes) -> int:
+    found = re.search(rb"(?i)\r\nrange: bytes=(\d+)-", request)
+    return int(found[1]) if found else 0
 
 
 def _length(head: bytes) -> int:

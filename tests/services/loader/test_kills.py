@@ -36,9 +36,9 @@ def test_killed_at(point: str, bucket: Bucket, loader: Loader) -> None:
 
 
 def killed_inside(bucket: Bucket, proxy: FaultProxy, loader: Loader) -> LoadSpec:
-    """A load of ``large`` that was killed after a checkpoint: its third part never came."""
+    """A load of ``large`` that was killed after a checkpoint: nothing behind its first 16 MiB ever came."""
     spec = bucket.spec(url=proxy.url)
-    proxy.faults = [Fault(Kind.STALL, skip=2)]
+    proxy.faults = [Fault(Kind.STALL, from_byte=16 * MIB)]
     running = loader.start(spec, **CHECKPOINTS)
     running.wait_until(lambda: "checkpoint" in journal(loader).read_text() if journal(loader).exists() else False)
     running.process.kill()
