@@ -102,12 +102,15 @@ class S3Source:
 
 
 def _versions(client: "S3Client", location: S3Location) -> Iterator[SourceFile]:
+    last = None  # versitygw begins each page with the last entry of the one before
     for page in client.get_paginator("list_object_versions").paginate(Bucket=location.bucket, Prefix=location.directory):
         for entry in page.get("Versions", ()):
             if entry["IsLatest"]:
                 version = entry.get("VersionId")
-                if file := _file(location, entry, version if version != "null" else None):
+                file = _file(location, entry, version if version != "null" else None)
+                if file and file != last:
                     yield file
+                    last = file
 
 
 def _objects(client: "S3Client", location: S3Location) -> Iterator[SourceFile]:

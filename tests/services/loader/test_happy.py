@@ -2,10 +2,12 @@
 
 import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from modelyard.models import VerifyLevel
+from modelyard.sources.s3 import S3Source
 from tests.services.loader.uploads import MIB, multipart, single
 from tests.services.s3_fixtures import Bucket, Loader, S3Server, assert_published
 
@@ -100,6 +102,19 @@ def test_plain_http_works_too(bucket: Bucket, plain_http_server: S3Server, loade
     bucket.put(files)
     loader.run(bucket.spec(url=plain_http_server.url)).succeeded()
     assert_published(loader.root, files)
+
+
+@pytest.mark.parametrize("kind", ["bucket", "versioned_bucket"])
+def test_a_listing_of_several_pages_tells_each_file_once(kind: str, request: pytest.FixtureRequest) -> None:
+    """A page holds 1,000 entries. versitygw 1.8 begins each page of versions with the last entry of the one before."""
+    bucket: Bucket = request.getfixturevalue(kind)
+    names = [f"{number:04}" for number in range(1005)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda name: bucket.put({name: b""}), names))
+    bucket.put({"0999": b"of another version"})
+    listed = list(S3Source(bucket.location(), bucket.client).list())
+    assert [file.path for file in listed] == names
+    assert listed[999].size == len(b"of another version")
 
 
 def test_progress_and_result_are_json_lines(bucket: Bucket, loader: Loader) -> None:
