@@ -111,8 +111,10 @@ class Fetch:
         self._make_parents(path.parent)
         mark = self.journal.checkpoint(file)
         expected = self.source.stat(file) if mark else None
-        staged = StagedFile(file, path, keep=mark is not None, checkpoint_every=self.tuning.checkpoint_bytes)
-        if not mark or not staged.resume(mark, expected):
+        staged = StagedFile(
+            file, path, keep=mark is not None, checkpoint_every=self.tuning.checkpoint_bytes, direct=self.tuning.direct_writes
+        )
+        if mark and not staged.resume(mark, expected):
             staged.restart()
         return staged
 

@@ -8,17 +8,20 @@ from pathlib import Path
 
 from modelyard.errors import ContentMismatch
 from modelyard.loader.checksums import READ_SIZE, FileHashes
+from modelyard.loader.file_writer import FileWriter
 from modelyard.loader.journal import Checkpoint
 from modelyard.loader.killpoints import kill_point
 from modelyard.loader.layout import volume_error
 from modelyard.loader.progress import Reread
 from modelyard.models import Checksum, FileRecord, SourceFile
 
+_FLAGS = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+
 
 class StagedFile:
     """A sink for one file. ``write`` is called by one thread at a time, in order; the rest by the loader's thread."""
 
-    def __init__(self, file: SourceFile, path: Path, *, keep: bool, checkpoint_every: int) -> None:
+    def __init__(self, file: SourceFile, path: Path, *, keep: bool, checkpoint_every: int, direct: bool) -> None:
         self.file = file
         self.position = 0
         self.kept = 0  # bytes that an earlier life of the loader fetched
@@ -30,9 +33,8 @@ class StagedFile:
         self._marks: list[Checkpoint] = []
         self._lock = threading.Lock()
         # What an earlier life left may be a hard link to another version's file: only a sole name is written to.
-        if not keep or not _is_sole_name(path):
-            path.unlink(missing_ok=True)
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o664)
+        self._descriptor = _reopen(path) if keep and _is_sole_name(path) else _create(path)
+        self._writer = FileWriter(path, self._descriptor, direct=direct)
 
     def resume(self, mark: Checkpoint, expected: Checksum | None) -> bool:
         """Keep the first ``mark.offset`` bytes if they still have the checkpoint's digest; they are read again to know.
@@ -50,6 +52,7 @@ class StagedFile:
             reread(len(chunk))
         if self.position == mark.offset and self._hashes.sha256 == mark.sha256:
             self.kept = self._durable = mark.offset
+            os.ftruncate(self._descriptor, mark.offset)
             return True
         return False
 
@@ -70,7 +73,7 @@ class StagedFile:
         if offset + len(chunk) > self.file.size:
             raise ContentMismatch(f"{self.file.path}: more than the {self.file.size} bytes that were listed arrived")
         try:
-            _write_all(self._descriptor, chunk, offset)
+            self._writer.write(chunk, offset)
         except OSError as error:
             raise volume_error(error, self._path) from error
         self._hashes.update(chunk)
@@ -105,7 +108,6 @@ class StagedFile:
             raise ContentMismatch(f"{self.file.path}: {self.position} bytes arrived, {self.file.size} were listed")
         if difference := self._hashes.mismatch():
             raise ContentMismatch(f"{self.file.path}: {difference}")
-        os.ftruncate(self._descriptor, self.file.size)
         return FileRecord(
             path=self.file.path,
             size=self.file.size,
@@ -123,9 +125,23 @@ class StagedFile:
 
     def close(self) -> None:
         """Give the descriptor back; the bytes stay."""
+        self._writer.close()
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
+
+
+def _reopen(path: Path) -> int:
+    return os.open(path, _FLAGS, 0o664)
+
+
+def _create(path: Path) -> int:
+    """A new and empty file, whatever had the name: mostly nothing has."""
+    try:
+        return os.open(path, _FLAGS | os.O_EXCL, 0o664)
+    except FileExistsError:
+        path.unlink()
+        return os.open(path, _FLAGS | os.O_EXCL, 0o664)
 
 
 def _is_sole_name(path: Path) -> bool:
@@ -133,9 +149,3 @@ def _is_sole_name(path: Path) -> bool:
         return path.lstat().st_nlink == 1
     except FileNotFoundError:
         return True
-
-
-def _write_all(descriptor: int, chunk: bytes, offset: int) -> None:
-    written = os.pwrite(descriptor, chunk, offset)
-    while written < len(chunk):  # after a short write the next one tells why: a full volume, a quota
-        written += os.pwrite(descriptor, chunk[written:], offset + written)
