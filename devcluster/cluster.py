@@ -58,13 +58,13 @@ class Cluster:
         return pid_of(Layout(self.state_dir), component)
 
     def enter(self, argv: Sequence[str]) -> subprocess.CompletedProcess[str]:
-        """Run a command inside the cluster's namespaces, where its mounts, addresses and programs are; output as text."""
+        """Run a command inside the cluster's namespaces and root, where its mounts, addresses and programs are; output as text."""
         pid = find_supervisor(Layout(self.state_dir))
         if pid is None:
             raise NotRunningError(self.name)
         path = f"{self.state_dir}/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
         environment = {**os.environ, "PATH": path, "CONTAINERD_ADDRESS": "/run/containerd/containerd.sock"}
-        into = ["nsenter", "--target", str(pid), "--mount", "--net", "--pid", "--uts", "--ipc", "--"]
+        into = ["nsenter", "--target", str(pid), "--mount", "--net", "--pid", "--uts", "--ipc", "--root", "--"]
         return subprocess.run([*into, *argv], env=environment, capture_output=True, text=True, check=False)
 
 
