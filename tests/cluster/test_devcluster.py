@@ -19,7 +19,7 @@ import pytest
 
 import devcluster
 from devcluster.network import block_of
-from devcluster.packages import install_packages
+from devcluster.packages import CLUSTER, install_packages
 from devcluster.paths import REPOSITORY, Layout
 from devcluster.processes import find_supervisor, read_status
 
@@ -35,7 +35,7 @@ SYSCTLS = ("vm/overcommit_memory", "vm/panic_on_oom", "kernel/panic", "kernel/pa
 def before() -> dict[str, set[str]]:
     """The machine as it was without the cluster."""
     devcluster.down(NAME, purge=True)
-    install_packages()  # the programs that look
+    install_packages(CLUSTER)  # the programs that look
     return machine()
 
 
