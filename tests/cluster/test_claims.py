@@ -87,7 +87,7 @@ def test_a_volume_that_does_not_fit_is_told_in_the_controllers_words(kube: Kube,
     try:
         make(kube, namespace, "", volumeName=name)
         with pytest.raises(ClaimPending, match=f'VolumeMismatch: Cannot bind to requested volume "{name}": requested PV is too small'):
-            wait_bound(kube, namespace, "cache", timeout=8)
+            wait_bound(kube, namespace, "cache", timeout=25)
     finally:
         kube.delete("PersistentVolume", name)
 
