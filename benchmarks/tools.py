@@ -10,7 +10,8 @@ from pathlib import Path
 from benchmarks.dataset import BUCKET, Dataset
 from benchmarks.loader_python import environment, packages
 from benchmarks.s3_server import S3Server
-from modelyard.models import Listing, LoadSpec, ModelRef, S3Location, summarise
+from modelyard.models import Listing, ModelRef, S3Location, summarise
+from modelyard.orders import LoadSpec
 from modelyard.sources.s3 import S3Source, s3_client
 
 _HOW_TO_GET = {

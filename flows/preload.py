@@ -7,18 +7,18 @@ from prefect import Flow, flow, task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.logging import get_run_logger
-from prefect.runtime import flow_run as this_run
 from pydantic import Field
 
 from blocks import Cluster, ModelCache, S3Source, load_block
+from flows.orders import carry_out
 from flows.progress import LoadProgress
 from flows.retries import retried
-from modelyard.errors import ClusterUnavailable, LoaderInterrupted, ModelyardError
+from modelyard.errors import ClusterUnavailable, LoaderInterrupted
 from modelyard.kube.client import Kube
-from modelyard.kube.run_loader import end_jobs_of_run, end_never_started, ensure_job, remove_job, wait_for_job
-from modelyard.kube.wait import TimedOut
-from modelyard.models import LoadResult, LoadSpec, Value, VerifyLevel
+from modelyard.kube.run_loader import end_jobs_of_run, end_never_started
+from modelyard.models import Value
 from modelyard.names import slug
+from modelyard.orders import LoadResult, LoadSpec, VerifyLevel
 from modelyard.plans.claim import ClaimPlan, class_table
 from modelyard.plans.preload import PreloadFacts, PreloadPlan, PreloadRequest, describe, plan_preload, read_listing
 from modelyard.quantities import format_bytes, format_duration
@@ -122,18 +122,12 @@ def provide_claim(plan: PreloadPlan, claim: ClaimPlan, kube: Kube) -> None:
 def load(spec: LoadSpec, plan: PreloadPlan, source: S3Source, kube: Kube) -> LoadResult:
     """Run the loader's Job beside the volume, or join the one that runs; returns when the version is there."""
     progress = LoadProgress(artifact_key(plan, "progress"), plan.model)
-    handle = ensure_job(kube, spec, plan.request.cache, source.secret_data(), str(this_run.id))
-    get_run_logger().info("%s %s", "joined" if handle.adopted else "started", handle.ref)
-    try:
-        result = wait_for_job(kube, handle, progress, LOAD_TIMEOUT.total_seconds(), on_note=progress.note)
-    except (ClusterUnavailable, TimedOut):
-        raise  # the Job may well go on; the next try, or the next run, joins it
-    except ModelyardError:
-        remove_job(kube, handle)  # its report is read; a Secret is not left behind
-        raise
-    remove_job(kube, handle)
-    progress.finish(summary(result))
-    return result
+    cache, secrets = plan.request.cache, source.secret_data()
+    report = carry_out(
+        kube, spec, cache, LoadResult, timeout=LOAD_TIMEOUT, secret_data=secrets, on_progress=progress, on_note=progress.note
+    )
+    progress.finish(summary(report.result))
+    return report.result
 
 
 def publish_plan(plan: PreloadPlan) -> None:

@@ -8,7 +8,7 @@ from uuid import UUID
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.logging import get_run_logger
 
-from modelyard.models import Progress
+from modelyard.orders import Progress
 from modelyard.quantities import format_bytes, format_duration
 
 INTERVAL_SECONDS = 3.0

@@ -1,6 +1,6 @@
-"""The nouns every layer shares: a model's version, what its source lists, what lies on a volume, and what a loader is told.
+"""The nouns every layer shares: a model's version, what its source lists, and what lies on a volume.
 
-Values that cross a process (the loader's arguments, the manifest, the result) are pydantic models; the hundred thousand
+Values that cross a process (the loader's orders, the manifest) are pydantic models; the hundred thousand
 files of a listing are slotted dataclasses, because their memory is counted.
 """
 
@@ -10,7 +10,6 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from enum import StrEnum
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
@@ -158,44 +157,3 @@ def content_digest(files: Iterable[FileRecord]) -> str:
     for line in sha256sums(files):
         digest.update(line.encode())
     return f"sha256:{digest.hexdigest()}"
-
-
-class VerifyLevel(StrEnum):
-    """How a version that is on the volume already is checked before it is called there."""
-
-    SIZES = "sizes"  # every file of the manifest is there with its size
-    DIGESTS = "digests"  # and is read again and hashed
-
-
-class LoadSpec(Value):
-    """What a loader is told. The listing's digest stands for the plan: a loader that lists anything else refuses."""
-
-    model: ModelRef
-    source: S3Location
-    listing: Listing
-    headroom: int = Field(default=0, ge=0)
-    verify: VerifyLevel = VerifyLevel.SIZES
-
-
-class LoadResult(Value):
-    """What a loader reports when the version is on the volume: the pod's termination message."""
-
-    digest: str
-    files: int
-    bytes: int
-    fetched_bytes: int
-    linked_bytes: int = 0
-    resumed_bytes: int = 0
-    seconds: float
-    unverified_files: int = 0  # files whose source had no checksum of the whole object
-
-
-class Progress(Value):
-    """How far a load is; ``seconds_left`` is None until a rate is known."""
-
-    bytes: int
-    total_bytes: int
-    files: int
-    total_files: int
-    bytes_per_second: float = 0.0
-    seconds_left: float | None = None

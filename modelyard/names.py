@@ -96,13 +96,15 @@ def claim_problem(base: str, suffix: str = "") -> str | None:
 
 
 def preload_job_name(claim: str, model: str, version: str) -> str:
-    """The loader Job's name: a pure function of what is loaded where, so that a second run adopts the first one's Job.
+    """The name of the Job that loads a version: a pure function of what is loaded where, so that a second run joins the first one's."""
+    return job_name("preload", f"{model}-{version}", claim, model, version)
 
-    ``preload-<model>-<version>-<hash>``: 8 + m + 1 + v + 1 + 8 <= 63 leaves 45 characters for model and version together.
-    """
-    digest = _hash(f"{claim}\0{model}\0{version}")
-    middle = slug(f"{model}-{version}", MAX_LABEL - len("preload--") - _HASH_CHARS)
-    return f"preload-{middle}-{digest}"
+
+def job_name(command: str, words: str, *identity: str) -> str:
+    """``<command>-<words>-<hash of identity>``, at most 63 characters: ``words`` is for people, ``identity`` tells Jobs apart."""
+    digest = _hash("\0".join(identity))
+    middle = slug(words, MAX_LABEL - len(command) - len("--") - _HASH_CHARS)
+    return f"{command}-{middle}-{digest}"
 
 
 def _hash(text: str) -> str:

@@ -11,7 +11,7 @@ from modelyard.kube.diagnose import Diagnosis
 from modelyard.kube.explain import explain_claim, explain_job, explain_pod
 from modelyard.kube.loader_report import newest_pod, progress_in
 from modelyard.kube.resources import Manifest, ObjectRef
-from modelyard.models import Progress
+from modelyard.orders import Progress
 
 _LOG_LINES = 20
 OnProgress: TypeAlias = Callable[[Progress], None]
@@ -106,3 +106,8 @@ def pods_of(kube: Kube, job: Manifest) -> Manifests:
 def tail_of(kube: Kube, pod: Manifest) -> str:
     """The last lines of the pod's log."""
     return kube.pod_log(pod["metadata"]["name"], pod["metadata"]["namespace"], tail_lines=_LOG_LINES)
+
+
+def log_of(kube: Kube, pod: Manifest) -> str:
+    """The pod's log from its first line on, as far as the kubelet kept it."""
+    return kube.pod_log(pod["metadata"]["name"], pod["metadata"]["namespace"])

@@ -1,6 +1,6 @@
 """The loader's Job and its Secret as values: pure builders.
 
-The Job carries the whole order (``preload --spec <LoadSpec>``) and no secret. It is made suspended: run_loader makes the
+The Job carries the whole order (``<command> --spec <JSON>``) and no secret. It is made suspended: run_loader makes the
 Secret, owned by the Job, and then lets the Job go, so that a run that is killed in between leaves nothing behind.
 """
 
@@ -16,15 +16,16 @@ import modelyard
 from modelyard.caches import CacheSpec
 from modelyard.kube.apply import OWNERSHIP
 from modelyard.kube.resources import GROUP, Manifest
-from modelyard.models import LoadSpec
-from modelyard.names import label_value, preload_job_name
+from modelyard.names import label_value
+from modelyard.orders import Order
 
 CONTAINER = "loader"
 MOUNT_PATH = "/models"
 RUN_LABEL = f"{GROUP}/flow-run"
-DIGEST_ANNOTATION = f"{GROUP}/listing-digest"
+CONTENT_ANNOTATION = f"{GROUP}/content"
 SPEC_ANNOTATION = f"{GROUP}/spec-digest"
-VERIFY_ANNOTATION = f"{GROUP}/verify"
+REREAD_ANNOTATION = f"{GROUP}/reads-again"
+BYTES_ANNOTATION = f"{GROUP}/bytes"
 CA_KEY = "ca.crt"
 _KEY_PAIR = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 CREDENTIAL_KEYS = (*_KEY_PAIR, "AWS_SESSION_TOKEN")
@@ -48,14 +49,22 @@ class _SecretRef:
 
 
 def loader_job(
-    spec: LoadSpec, cache: CacheSpec, *, run_id: str, secret_keys: Collection[str] = (), deadline: timedelta = DEADLINE
+    order: Order,
+    cache: CacheSpec,
+    *,
+    run_id: str,
+    secret_keys: Collection[str] = (),
+    deadline: timedelta = DEADLINE,
+    node: str | None = None,
 ) -> Manifest:
-    """The suspended Job that loads ``spec`` onto the cache's claim; ``deadline`` counts from its start.
+    """The suspended Job that carries out ``order`` beside the cache's claim; ``deadline`` counts from its start.
 
-    ``secret_keys`` are the keys of its Secret (see ``loader_secret``), which has the Job's name; none, no Secret.
+    ``secret_keys`` are the keys of its Secret (see ``loader_secret``), which has the Job's name; none, no Secret. ``node`` is the one node
+    to run on; None leaves it to the scheduler.
     """
-    name = preload_job_name(cache.claim, spec.model.name, spec.model.version)
-    labels, pod = _labels(spec, cache), _pod_spec(spec, cache, _SecretRef(name, frozenset(secret_keys)) if secret_keys else None)
+    name = order.job_name(cache.claim, run_id)
+    labels = _labels(order, cache)
+    pod = _pod_spec(order, cache, _SecretRef(name, frozenset(secret_keys)) if secret_keys else None, node)
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
@@ -63,7 +72,7 @@ def loader_job(
             "name": name,
             "namespace": cache.namespace,
             "labels": {**labels, RUN_LABEL: label_value(run_id)},
-            "annotations": {**_annotations(spec, cache), SPEC_ANNOTATION: _digest(pod), RUN_LABEL: run_id},
+            "annotations": {**_annotations(order, cache), SPEC_ANNOTATION: _digest(pod), RUN_LABEL: run_id},
         },
         "spec": {
             "suspend": True,
@@ -73,7 +82,7 @@ def loader_job(
             "podReplacementPolicy": "Failed",  # two loaders never write to one staging directory
             "podFailurePolicy": {"rules": _failure_rules()},
             "template": {
-                "metadata": {"labels": labels, "annotations": _annotations(spec, cache)},
+                "metadata": {"labels": labels, "annotations": _annotations(order, cache)},
                 "spec": pod,
             },
         },
@@ -102,7 +111,7 @@ def loader_secret(job: Manifest, data: Mapping[str, str]) -> Manifest:
     }
 
 
-def _labels(spec: LoadSpec, cache: CacheSpec) -> dict[str, str]:
+def _labels(order: Order, cache: CacheSpec) -> dict[str, str]:
     return {
         "app.kubernetes.io/name": "modelyard-loader",
         "app.kubernetes.io/component": "loader",
@@ -110,20 +119,20 @@ def _labels(spec: LoadSpec, cache: CacheSpec) -> dict[str, str]:
         **OWNERSHIP,
         "job-type": "modelyard-loader",
         "pvc": cache.claim,
-        f"{GROUP}/model": label_value(spec.model.name),
-        f"{GROUP}/version": label_value(spec.model.version),
+        f"{GROUP}/command": order.command,
         f"{GROUP}/cache": label_value(cache.name),
+        **{f"{GROUP}/{key}": label_value(value) for key, value in order.about.items()},
     }
 
 
-def _annotations(spec: LoadSpec, cache: CacheSpec) -> dict[str, str]:
+def _annotations(order: Order, cache: CacheSpec) -> dict[str, str]:
     """Labels cut long names short; annotations hold them whole."""
     return {
-        f"{GROUP}/model": spec.model.name,
-        f"{GROUP}/version": spec.model.version,
         f"{GROUP}/cache": cache.name,
-        DIGEST_ANNOTATION: spec.listing.digest,
-        VERIFY_ANNOTATION: str(spec.verify),
+        **{f"{GROUP}/{key}": value for key, value in order.about.items()},
+        CONTENT_ANNOTATION: order.content,
+        BYTES_ANNOTATION: str(order.writes),
+        **({REREAD_ANNOTATION: "true"} if order.reads_again else {}),
     }
 
 
@@ -140,7 +149,7 @@ def _failure_rules() -> list[Manifest]:
     ]
 
 
-def _pod_spec(spec: LoadSpec, cache: CacheSpec, secret: _SecretRef | None) -> Manifest:
+def _pod_spec(order: Order, cache: CacheSpec, secret: _SecretRef | None, node: str | None) -> Manifest:
     account = {"serviceAccountName": cache.service_account} if cache.service_account else {}
     return {
         **account,
@@ -151,14 +160,25 @@ def _pod_spec(spec: LoadSpec, cache: CacheSpec, secret: _SecretRef | None) -> Ma
         "terminationGracePeriodSeconds": 10,
         "securityContext": _pod_security(cache),
         "nodeSelector": dict(cache.node_selector),
+        **({"affinity": _on_node(node)} if node else {}),
         "tolerations": [dict(toleration) for toleration in cache.tolerations],
-        "containers": [_container(spec, cache, secret)],
+        "containers": [_container(order, cache, secret)],
         "volumes": [
-            {"name": "models", "persistentVolumeClaim": {"claimName": cache.claim}},
+            {"name": "models", "persistentVolumeClaim": {"claimName": cache.claim, **_read_only(order)}},
             {"name": "tmp", "emptyDir": {"sizeLimit": "64Mi"}},
             *([_ca_volume(secret.name)] if secret else []),
         ],
     }
+
+
+def _on_node(name: str) -> Manifest:
+    """Not ``nodeName``, which goes past the scheduler: a claim that waits for its first pod would wait for ever."""
+    term = {"matchFields": [{"key": "metadata.name", "operator": "In", "values": [name]}]}
+    return {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [term]}}}
+
+
+def _read_only(order: Order) -> Manifest:
+    return {"readOnly": True} if order.read_only else {}
 
 
 def _pod_security(cache: CacheSpec) -> Manifest:
@@ -173,11 +193,11 @@ def _pod_security(cache: CacheSpec) -> Manifest:
     }
 
 
-def _container(spec: LoadSpec, cache: CacheSpec, secret: _SecretRef | None) -> Manifest:
+def _container(order: Order, cache: CacheSpec, secret: _SecretRef | None) -> Manifest:
     return {
         "name": CONTAINER,
         "image": cache.loader_image,
-        "args": ["preload", "--spec", spec.model_dump_json()],
+        "args": [order.command, "--spec", order.model_dump_json()],
         "env": [
             {"name": "MODELYARD_ROOT", "value": MOUNT_PATH},
             {"name": "HOME", "value": "/tmp"},  # noqa: S108 - the pod's own emptyDir; an arbitrary uid has no home
@@ -192,7 +212,7 @@ def _container(spec: LoadSpec, cache: CacheSpec, secret: _SecretRef | None) -> M
         "terminationMessagePath": "/dev/termination-log",
         "terminationMessagePolicy": "File",
         "volumeMounts": [
-            {"name": "models", "mountPath": MOUNT_PATH},
+            {"name": "models", "mountPath": MOUNT_PATH, **_read_only(order)},
             {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108
             *([{"name": "ca", "mountPath": _CA_DIRECTORY, "readOnly": True}] if secret else []),
         ],

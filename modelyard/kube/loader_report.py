@@ -1,6 +1,7 @@
 """What a loader reported: its progress from the log, its result or its error from the termination message. Pure."""
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 from pydantic import ValidationError
@@ -8,7 +9,8 @@ from pydantic import ValidationError
 from modelyard.errors import LoaderFailed, LoaderInterrupted, ModelyardError, from_data
 from modelyard.kube.diagnose import diagnose_pod
 from modelyard.kube.resources import Manifest, ref_of
-from modelyard.models import LoadResult, Progress
+from modelyard.models import Value
+from modelyard.orders import ENTRY_LINE, Entries, Progress, Result
 from modelyard.quantities import format_bytes, format_duration
 
 _LOG_CHARS = 1500
@@ -37,8 +39,8 @@ def newest_pod(pods: list[Manifest]) -> Manifest | None:
     return max(pods, key=lambda pod: (pod["metadata"]["creationTimestamp"], _ended(pod).get("finishedAt") or ""), default=None)
 
 
-def load_result(job: Manifest, pods: list[Manifest]) -> LoadResult:
-    """What the loader of a Job that is complete reported.
+def reported_result(job: Manifest, pods: list[Manifest], result: type[Result]) -> tuple[Manifest, Result]:
+    """What the loader of a Job that is complete reported, and the pod that did.
 
     Raises:
         LoaderInterrupted: its pod is gone, and the report with it.
@@ -51,10 +53,25 @@ def load_result(job: Manifest, pods: list[Manifest]) -> LoadResult:
     data = _object(text)
     try:
         if data.pop("event", None) == "result":
-            return LoadResult.model_validate(data)
+            return succeeded, result.model_validate(data)
     except ValidationError as error:
         raise LoaderFailed(f"{ref_of(job)} reported a result of another release: {text[:_LOG_CHARS]}") from error
     raise LoaderFailed(f"{ref_of(job)} ended well without a result; its termination message: {text[:_LOG_CHARS]!r}")
+
+
+def read_entries(pod: Manifest, result: Value, read_log: Callable[[], str]) -> tuple[dict[str, Any], ...]:
+    """The entries that the result counts, from the pod's log; a result that counts none needs no log.
+
+    Raises:
+        LoaderInterrupted: the log lost some of them (the kubelet rotates logs); another run asks again.
+    """
+    told = getattr(result, "entries", None)
+    if not isinstance(told, Entries) or not told.count:
+        return ()
+    lines = [line for line in read_log().splitlines() if line.startswith(ENTRY_LINE)]
+    if Entries.of(lines) != told:
+        raise LoaderInterrupted(f"{ref_of(pod)}: its log holds {len(lines)} of {told.count} entries, or others; run again")
+    return tuple(_object(line) for line in lines)
 
 
 def load_error(job: Manifest, pods: list[Manifest], log: str, seen: Progress | None = None) -> ModelyardError:

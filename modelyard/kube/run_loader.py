@@ -1,4 +1,4 @@
-"""The protocol of a load: one Job per claim, model and version, which every run that wants this load shares.
+"""The protocol of an order: one Job by its name, which every run that wants the same done shares.
 
     create suspended -> Secret owned by the Job -> unsuspend -> follow -> read the report -> delete
 
@@ -21,21 +21,21 @@ from modelyard.errors import ClusterRefused, LoaderInterrupted, ModelyardError, 
 from modelyard.kube.apply import apply, is_owned, patiently
 from modelyard.kube.client import Kube, Manifests
 from modelyard.kube.failures import AlreadyExists, Changed, NotFound
-from modelyard.kube.follow import Follower, OnNote, OnProgress, Stuck, pods_of, tail_of
+from modelyard.kube.follow import Follower, OnNote, OnProgress, Stuck, log_of, pods_of, tail_of
 from modelyard.kube.loader_job import (
+    CONTENT_ANNOTATION,
     DEADLINE,
-    DIGEST_ANNOTATION,
+    REREAD_ANNOTATION,
     RUN_LABEL,
     SPEC_ANNOTATION,
-    VERIFY_ANNOTATION,
     loader_job,
     loader_secret,
 )
-from modelyard.kube.loader_report import finished, load_error, load_result, newest_pod
+from modelyard.kube.loader_report import finished, load_error, newest_pod, read_entries, reported_result
 from modelyard.kube.resources import Manifest, ObjectRef, ref_of
 from modelyard.kube.wait import Ends, wait_for
-from modelyard.models import LoadResult, LoadSpec, Progress, VerifyLevel
 from modelyard.names import label_value
+from modelyard.orders import Order, Progress, Report, Result
 
 _REPLACE_TRIES, _REPLACE_PAUSE = 240, 0.5
 _CANCEL_TRIES = 5
@@ -77,7 +77,7 @@ def relation(live: Manifest, wanted: Manifest, pods: Sequence[Manifest] = ()) ->
         return Relation.LEAVING
     if finished(live):
         return Relation.FINISHED
-    if _mark(live, DIGEST_ANNOTATION) != _mark(wanted, DIGEST_ANNOTATION):
+    if _mark(live, CONTENT_ANNOTATION) != _mark(wanted, CONTENT_ANNOTATION):
         return Relation.ABANDONED if _suspended(live) and not _started(live) else Relation.OTHER_CONTENT
     return Relation.SAME if _same_pod(live, wanted) else _by_another_pod(live, wanted, pods)
 
@@ -101,19 +101,26 @@ def _same_pod(live: Manifest, wanted: Manifest) -> bool:
 
 
 def _reads_again(job: Manifest) -> bool:
-    return _mark(job, VERIFY_ANNOTATION) == VerifyLevel.DIGESTS
+    return _mark(job, REREAD_ANNOTATION) == "true"
 
 
 def ensure_job(
-    kube: Kube, spec: LoadSpec, cache: CacheSpec, secret_data: Mapping[str, str], run_id: str, *, deadline: timedelta = DEADLINE
+    kube: Kube,
+    order: Order,
+    cache: CacheSpec,
+    secret_data: Mapping[str, str],
+    run_id: str,
+    *,
+    deadline: timedelta = DEADLINE,
+    node: str | None = None,
 ) -> JobHandle:
-    """A Job that loads ``spec``, started: a new one, or the one that another run made for the same content.
+    """A Job that carries out ``order``, started: a new one, or the one that another run made for the same content.
 
     Raises:
-        VersionConflict: a load of this version with other content is running.
-        TimedOut: a load that checks less than is wanted still runs after ``deadline``.
+        VersionConflict: a Job of this name with other content is running.
+        TimedOut: one that checks less than is wanted still runs after ``deadline``.
     """
-    wanted = loader_job(spec, cache, run_id=run_id, secret_keys=secret_data.keys(), deadline=deadline)
+    wanted = loader_job(order, cache, run_id=run_id, secret_keys=secret_data.keys(), deadline=deadline, node=node)
     job, adopted = _create_or_adopt(kube, wanted, deadline)
     if _same_pod(job, wanted):  # another pod has a Secret of its own shape, which is not ours to change under it
         _let_go(kube, job, secret_data)
@@ -161,9 +168,9 @@ def _take_over(kube: Kube, live: Manifest, wanted: Manifest, deadline: timedelta
 
 def _conflict(live: Manifest, wanted: Manifest) -> VersionConflict:
     ref, run = ref_of(live), _mark(live, RUN_LABEL)
-    theirs, ours = _mark(live, DIGEST_ANNOTATION), _mark(wanted, DIGEST_ANNOTATION)
+    theirs, ours = _mark(live, CONTENT_ANNOTATION), _mark(wanted, CONTENT_ANNOTATION)
     return VersionConflict(
-        f"{ref} is loading this version with other content: its listing is {theirs}, this plan's is {ours};"
+        f"{ref} is at work on the same with other content: its listing is {theirs}, this plan's is {ours};"
         f" wait for it, or stop it: cancel flow run {run}, or `kubectl -n {ref.namespace} delete job {ref.name}`"
     )
 
@@ -209,13 +216,14 @@ def _start(kube: Kube, job: Manifest) -> None:
 def wait_for_job(
     kube: Kube,
     handle: JobHandle,
+    result: type[Result],
     on_progress: OnProgress,
     timeout: float,
     *,
     on_note: OnNote = lambda _: None,
     patience: float = 60.0,
-) -> LoadResult:
-    """Follow the Job to its end and give what its loader reported; ``on_note`` hears why it does not get on, once a reason.
+) -> Report[Result]:
+    """Follow the Job to its end and give what its loader reported as ``result``; ``on_note`` hears why it does not get on, once a reason.
 
     Raises:
         LoaderInterrupted: it was deleted, or stopped from outside more often than it is allowed.
@@ -230,7 +238,7 @@ def wait_for_job(
     except Stuck:
         remove_job(kube, handle)  # its loader never ran, and a Job left behind would be adopted with its fault
         raise
-    return _report(kube, job, follower.progress)
+    return _report(kube, job, result, follower.progress)
 
 
 def _replaced(handle: JobHandle) -> Callable[[Manifest], ModelyardError | None]:
@@ -244,12 +252,13 @@ def _deleted(handle: JobHandle) -> LoaderInterrupted:
     return LoaderInterrupted(f"{handle.ref} was deleted while it ran; what it fetched is kept, run again to go on")
 
 
-def _report(kube: Kube, job: Manifest, seen: Progress | None) -> LoadResult:
+def _report(kube: Kube, job: Manifest, result: type[Result], seen: Progress | None) -> Report[Result]:
     pods = patiently(lambda: pods_of(kube, job))
     if (finished(job) or {}).get("type") == "Complete":
-        return load_result(job, pods)
-    pod = newest_pod(pods)
-    raise load_error(job, pods, patiently(lambda: tail_of(kube, pod)) if pod else "", seen)
+        pod, reported = reported_result(job, pods, result)
+        return Report(reported, read_entries(pod, reported, lambda: patiently(lambda: log_of(kube, pod))))
+    newest = newest_pod(pods)
+    raise load_error(job, pods, patiently(lambda: tail_of(kube, newest)) if newest else "", seen)
 
 
 def remove_job(kube: Kube, handle: JobHandle) -> None:

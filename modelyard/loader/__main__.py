@@ -1,4 +1,4 @@
-"""The loader's command line: ``python -m modelyard.loader preload --spec JSON``.
+"""The loader's command line: ``python -m modelyard.loader <command> --spec JSON``, a command an order.
 
 Exit code 0: done. 1: an error that no other try cures (the Job's podFailurePolicy ends the Job). 75: another try may help.
 The result, or the error as data, goes to the pod's termination message; progress and the same end go to the log.
@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
@@ -17,7 +18,8 @@ from modelyard.errors import LoaderFailed, LoaderInterrupted, ModelyardError
 from modelyard.loader.preload import preload
 from modelyard.loader.progress import say
 from modelyard.loader.tuning import Tuning
-from modelyard.models import LoadSpec
+from modelyard.models import Value
+from modelyard.orders import LoadSpec
 from modelyard.sources.s3 import S3Source, s3_client
 
 EXIT_PERMANENT = 1
@@ -25,14 +27,12 @@ EXIT_TEMPORARY = os.EX_TEMPFAIL
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one load and report its end."""
+    """Carry out one order and report its end."""
     arguments = _parse(argv)
     os.umask(0o002)  # a cache is shared by its group
     signal.signal(signal.SIGTERM, _interrupted)  # process 1 of a container has no default action for it
     try:
-        spec = LoadSpec.model_validate_json(arguments.spec)
-        source = S3Source(spec.source, s3_client(spec.source))
-        result = preload(spec, arguments.root, source, Tuning.from_environment(os.environ))
+        result = _COMMANDS[arguments.command](arguments.spec, arguments.root)
         _ignore_sigterm()
     except ModelyardError as error:
         _report("error", error.to_data(), arguments.termination_log)
@@ -42,6 +42,17 @@ def main(argv: list[str] | None = None) -> int:
         raise
     _report("result", result.model_dump(), arguments.termination_log)
     return 0
+
+
+def _preload(text: str, root: Path) -> Value:
+    spec = LoadSpec.model_validate_json(text)
+    return preload(spec, root, S3Source(spec.source, s3_client(spec.source)), Tuning.from_environment(os.environ))
+
+
+#: Each reads its order from JSON and works on the volume below the given directory.
+_COMMANDS: dict[str, Callable[[str, Path], Value]] = {
+    LoadSpec.command: _preload,
+}
 
 
 def _interrupted(_signal: int, _frame: FrameType | None) -> NoReturn:
@@ -55,12 +66,11 @@ def _ignore_sigterm() -> None:
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="modelyard.loader", description="Loads a model onto the volume beside it.")
-    commands = parser.add_subparsers(required=True)
-    load = commands.add_parser("preload", help="bring one version onto the volume")
-    load.add_argument("--spec", required=True, help="a LoadSpec as JSON")
-    load.add_argument("--root", type=Path, default=Path(os.environ.get("MODELYARD_ROOT", "/models")), help="where the volume is mounted")
-    load.add_argument("--termination-log", type=Path, default=Path("/dev/termination-log"), help="where the result is written")
+    parser = argparse.ArgumentParser(prog="modelyard.loader", description="Carries out an order on the volume beside it.")
+    parser.add_argument("command", choices=sorted(_COMMANDS), help="the kind of order")
+    parser.add_argument("--spec", required=True, help="the order as JSON")
+    parser.add_argument("--root", type=Path, default=Path(os.environ.get("MODELYARD_ROOT", "/models")), help="where the volume is mounted")
+    parser.add_argument("--termination-log", type=Path, default=Path("/dev/termination-log"), help="where the result is written")
     return parser.parse_args(argv)
 
 

@@ -18,7 +18,8 @@ from modelyard.loader.link import link_unchanged
 from modelyard.loader.progress import ProgressLog, say
 from modelyard.loader.publish import State, finish, make_places, publish, published, read_state
 from modelyard.loader.tuning import Tuning
-from modelyard.models import FileRecord, LoadResult, LoadSpec, Manifest, SourceFile, summarise
+from modelyard.models import FileRecord, Manifest, SourceFile, summarise
+from modelyard.orders import LoadResult, LoadSpec
 from modelyard.plans.paths import path_problems
 from modelyard.quantities import format_bytes
 from modelyard.sources.base import Source

@@ -1,11 +1,12 @@
 """How far a load is, told once a second as one JSON line in the pod's log; the flow shows it in its UI and terminal."""
 
+import hashlib
 import json
 import sys
 import time
 from collections import deque
 
-from modelyard.models import Progress
+from modelyard.orders import Entries, Progress
 from modelyard.quantities import format_bytes
 
 #: The rate is that of the last seconds, so that a stall shows and an old burst is forgotten.
@@ -46,6 +47,27 @@ class ProgressLog:
             bytes_per_second=round(rate, 1),
             seconds_left=None if left is None else round(left, 1),
         )
+
+
+class EntryLog:
+    """Prints what is too long for a termination message, one entry a line, and counts and hashes what it printed."""
+
+    def __init__(self) -> None:
+        self._digest = hashlib.sha256()
+        self._count = 0
+
+    def add(self, **fields: object) -> None:
+        """Print one entry."""
+        line = json.dumps({"event": "entry", **fields})
+        self._digest.update(f"{line}\n".encode())
+        self._count += 1
+        sys.stdout.write(line + "\n")
+
+    @property
+    def entries(self) -> Entries:
+        """What was printed, for the result."""
+        sys.stdout.flush()
+        return Entries(count=self._count, digest=f"sha256:{self._digest.hexdigest()}")
 
 
 class Reread:

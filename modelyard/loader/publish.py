@@ -21,7 +21,8 @@ from modelyard.loader.checksums import sha256_of
 from modelyard.loader.killpoints import kill_point
 from modelyard.loader.layout import Layout, make_directories, read_manifest, remove_tree, sync_directory, walk_files, write_durably
 from modelyard.loader.progress import Reread
-from modelyard.models import FileRecord, LoadSpec, Manifest, VerifyLevel
+from modelyard.models import FileRecord, Manifest
+from modelyard.orders import LoadSpec, VerifyLevel
 
 _SHOWN = 5
 

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 from modelyard.caches import CacheSpec
 from modelyard.errors import Problem, Refused
-from modelyard.models import Listing, LoadSpec, ModelRef, S3Location, SourceFile, VerifyLevel, summarise
+from modelyard.models import Listing, ModelRef, S3Location, SourceFile, summarise
 from modelyard.names import name_problem, preload_job_name
+from modelyard.orders import LoadSpec, VerifyLevel
 from modelyard.plans.claim import ClaimFacts, ClaimPlan, StorageClassFacts, plan_claim
 from modelyard.plans.paths import path_problems
 from modelyard.quantities import format_bytes

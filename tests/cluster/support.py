@@ -13,7 +13,8 @@ from kubernetes.config.kube_config import load_kube_config
 
 from modelyard.caches import CacheSpec
 from modelyard.kube.client import Kube
-from modelyard.models import Listing, LoadSpec, ModelRef, S3Location
+from modelyard.models import Listing, ModelRef, S3Location
+from modelyard.orders import LoadSpec
 
 Manifest = dict[str, Any]
 

@@ -21,7 +21,7 @@ from modelyard.kube.follow import Stuck
 from modelyard.kube.loader_job import loader_job, loader_secret
 from modelyard.kube.run_loader import JobHandle, end_jobs_of_run, end_never_started, ensure_job, remove_job, wait_for_job
 from modelyard.kube.wait import TimedOut
-from modelyard.models import LoadResult, LoadSpec, Progress, VerifyLevel
+from modelyard.orders import LoadResult, LoadSpec, Progress, VerifyLevel
 from modelyard.plans.claim import ClaimAction, ClaimPlan
 from modelyard.volumes.claims import claim_manifest
 from tests.cluster.support import Manifest, cache_spec, limited, load_spec
@@ -80,7 +80,7 @@ def ignore(_: object) -> None: ...
 
 
 def wait(kube: Kube, handle: JobHandle, **options: Any) -> LoadResult:
-    return wait_for_job(kube, handle, options.pop("on_progress", ignore), timeout=120, **options)
+    return wait_for_job(kube, handle, LoadResult, options.pop("on_progress", ignore), timeout=120, **options).result
 
 
 def gone(kube: Kube, kind: str, name: str, namespace: str) -> bool:
@@ -221,7 +221,7 @@ def test_other_content_is_refused_while_it_loads_and_replaced_if_it_never_began(
     kube.create(build(load_spec(digest="sha256:0b"), cache, run_id="killed"))
     handle = ensure_job(kube, load_spec(digest="sha256:0c"), cache, {}, "run-1")
     assert not handle.adopted
-    words = rf"Job/{cache.namespace}/{handle.name} is loading .* cancel flow run run-1, or `kubectl -n \S+ delete job {handle.name}`"
+    words = rf"Job/{cache.namespace}/{handle.name} is at work .* cancel flow run run-1, or `kubectl -n \S+ delete job {handle.name}`"
     with pytest.raises(VersionConflict, match=words):
         ensure_job(kube, load_spec(digest="sha256:0d"), cache, {}, "run-2")
 
@@ -340,9 +340,9 @@ def test_no_node_is_a_note_until_the_time_is_over_and_the_job_stays(kube: Kube, 
             raise _Seen
 
     with pytest.raises(_Seen):
-        wait_for_job(kube, handle, ignore, timeout=120, on_note=on_note, patience=1)
+        wait_for_job(kube, handle, LoadResult, ignore, timeout=120, on_note=on_note, patience=1)
     with pytest.raises(TimedOut, match=rf"waited 3 s for Job/{cache.namespace}/{handle.name}; last seen: active 1"):
-        wait_for_job(kube, handle, ignore, timeout=3)
+        wait_for_job(kube, handle, LoadResult, ignore, timeout=3)
     assert kube.get("Job", handle.name, cache.namespace)
 
 

@@ -8,7 +8,7 @@ from flows.preload import summary
 from flows.progress import describe, percent
 from flows.retries import retried
 from modelyard.errors import ClusterUnavailable, LoaderInterrupted, Refused, SourceUnavailable
-from modelyard.models import LoadResult, Progress
+from modelyard.orders import LoadResult, Progress
 
 LOADED = LoadResult(digest="sha256:0", files=3, bytes=3 * 2**20, fetched_bytes=2 * 2**20, seconds=2.0)
 

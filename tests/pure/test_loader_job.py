@@ -11,9 +11,10 @@ import modelyard
 from modelyard.caches import CacheSpec
 from modelyard.errors import LoaderFailed, LoaderInterrupted, ModelyardError, NotEnoughSpace, SourceUnavailable
 from modelyard.kube.loader_job import loader_job, loader_secret
-from modelyard.kube.loader_report import load_error, load_result, progress_in
+from modelyard.kube.loader_report import load_error, progress_in, reported_result
 from modelyard.kube.run_loader import Relation, relation
-from modelyard.models import Listing, LoadResult, LoadSpec, ModelRef, Progress, S3Location, VerifyLevel
+from modelyard.models import Listing, ModelRef, S3Location
+from modelyard.orders import LoadResult, LoadSpec, Progress, VerifyLevel
 
 Manifest = dict[str, Any]
 DIGEST = "sha256:" + "0a" * 32
@@ -41,6 +42,7 @@ LABELS = {
     "app.kubernetes.io/part-of": "modelyard",
     "job-type": "modelyard-loader",
     "pvc": "cache",
+    "modelyard.dev/command": "preload",
     "modelyard.dev/model": "Llama_3",
     "modelyard.dev/version": "v1",
     "modelyard.dev/cache": "main",
@@ -49,8 +51,8 @@ ANNOTATIONS = {
     "modelyard.dev/model": "Llama_3",
     "modelyard.dev/version": "v1",
     "modelyard.dev/cache": "main",
-    "modelyard.dev/listing-digest": DIGEST,
-    "modelyard.dev/verify": "sizes",
+    "modelyard.dev/content": DIGEST,
+    "modelyard.dev/bytes": str(SPEC.listing.bytes),
 }
 TMP = "/tmp"  # noqa: S108 - in the pod
 CONTAINER = {
@@ -192,7 +194,11 @@ def test_a_secret_takes_no_other_keys() -> None:
 
 def live(*, owned: bool = True, digest: str = DIGEST, pod: str = "pod", verify: str = "sizes", **parts: Any) -> Manifest:
     labels = {"app.kubernetes.io/managed-by": "modelyard"} if owned else {}
-    marks = {"modelyard.dev/listing-digest": digest, "modelyard.dev/spec-digest": pod, "modelyard.dev/verify": verify}
+    marks = {
+        "modelyard.dev/content": digest,
+        "modelyard.dev/spec-digest": pod,
+        "modelyard.dev/reads-again": "true" if verify == "digests" else "false",
+    }
     metadata = {"labels": labels, "annotations": marks, **parts.get("metadata", {})}
     return {"metadata": metadata, "spec": parts.get("spec", {"suspend": False}), "status": parts.get("status", {})}
 
@@ -341,7 +347,7 @@ RESULT = LoadResult(digest=DIGEST, files=2, bytes=30, fetched_bytes=30, seconds=
 def test_result_is_read_from_the_pod_that_succeeded() -> None:
     message = json.dumps({"event": "result", **RESULT.model_dump()})
     pods = [ended("killed", made="2"), ended(message, phase="Succeeded")]
-    assert load_result(failed_job(), pods) == RESULT
+    assert reported_result(failed_job(), pods, LoadResult)[1] == RESULT
 
 
 @pytest.mark.parametrize(
@@ -354,4 +360,4 @@ def test_result_is_read_from_the_pod_that_succeeded() -> None:
 )
 def test_a_result_that_cannot_be_read(pods: list[Manifest], error: type[ModelyardError], words: str) -> None:
     with pytest.raises(error, match=words):
-        load_result(failed_job(), pods)
+        reported_result(failed_job(), pods, LoadResult)

@@ -8,7 +8,8 @@ import pytest
 from modelyard.errors import Refused
 from modelyard.loader.preload import preload
 from modelyard.loader.tuning import Tuning
-from modelyard.models import Checksum, LoadSpec, ModelRef, S3Location, SourceFile, summarise
+from modelyard.models import Checksum, ModelRef, S3Location, SourceFile, summarise
+from modelyard.orders import LoadSpec
 from modelyard.plans.paths import MAX_PROBLEMS, path_problems, shown
 from modelyard.sources.base import Done, Sink, Transfer
 

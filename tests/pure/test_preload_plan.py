@@ -4,7 +4,8 @@ import pytest
 
 from modelyard.caches import AccessMode, CacheSpec
 from modelyard.errors import Refused
-from modelyard.models import Listing, LoadSpec, ModelRef, S3Location, SourceFile, summarise
+from modelyard.models import Listing, ModelRef, S3Location, SourceFile, summarise
+from modelyard.orders import LoadSpec
 from modelyard.plans.claim import StorageClassFacts
 from modelyard.plans.preload import PreloadFacts, PreloadRequest, default_version, describe, plan_preload, read_listing
 

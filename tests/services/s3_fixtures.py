@@ -20,7 +20,8 @@ import pytest
 from botocore.awsrequest import AWSPreparedRequest
 
 from devcluster.build import MODULES, build_all
-from modelyard.models import LoadSpec, Manifest, ModelRef, S3Location, summarise
+from modelyard.models import Manifest, ModelRef, S3Location, summarise
+from modelyard.orders import LoadSpec
 from modelyard.sources.s3 import S3Source, s3_client
 
 if TYPE_CHECKING:

@@ -18,7 +18,8 @@ from modelyard.loader.checksums import sha256_of
 from modelyard.loader.layout import Layout
 from modelyard.loader.preload import _alone
 from modelyard.loader.publish import State, check_files, read_state
-from modelyard.models import FileRecord, LoadResult, Manifest, ModelRef, S3Location, VerifyLevel
+from modelyard.models import FileRecord, Manifest, ModelRef, S3Location
+from modelyard.orders import LoadResult, VerifyLevel
 
 REF = ModelRef(name="m", version="v1")
 

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from modelyard.models import VerifyLevel
+from modelyard.orders import VerifyLevel
 from modelyard.sources.s3 import S3Source
 from tests.services.loader.uploads import MIB, multipart, single
 from tests.services.s3_fixtures import Bucket, Loader, S3Server, assert_published

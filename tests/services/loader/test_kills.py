@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from modelyard.loader.killpoints import POINTS
-from modelyard.models import LoadSpec
+from modelyard.orders import LoadSpec
 from tests.services.fault_proxy import Fault, FaultProxy, Kind
 from tests.services.loader.uploads import MIB
 from tests.services.s3_fixtures import Bucket, Loader, assert_absent, assert_published

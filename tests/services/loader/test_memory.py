@@ -18,7 +18,8 @@ import json, sys
 from pathlib import Path
 from modelyard.loader.preload import preload
 from modelyard.loader.tuning import Tuning
-from modelyard.models import LoadSpec, ModelRef, S3Location, SourceFile, summarise
+from modelyard.models import ModelRef, S3Location, SourceFile, summarise
+from modelyard.orders import LoadSpec
 from modelyard.plans.paths import path_problems
 from modelyard.sources import s3_fetch
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from modelyard.models import LoadSpec
+from modelyard.orders import LoadSpec
 from tests.services.fault_proxy import FaultProxy
 from tests.services.s3_fixtures import Bucket, Loader, Run, S3Server, assert_absent, assert_published, free_port
 

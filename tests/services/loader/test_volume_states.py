@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from modelyard.models import LoadSpec, VerifyLevel
+from modelyard.orders import LoadSpec, VerifyLevel
 from tests.services.fault_proxy import FaultProxy
 from tests.services.s3_fixtures import Bucket, Loader, assert_published, tree
 
