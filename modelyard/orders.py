@@ -15,14 +15,13 @@ from typing import Any, ClassVar, Generic, Self, TypeVar
 from pydantic import Field
 
 from modelyard.models import Listing, ModelRef, S3Location, Value
-from modelyard.names import preload_job_name
+from modelyard.names import job_name, preload_job_name
 
 
 class Order(Value):
     """What a Job's loader is told. ``content`` tells orders apart that would have Jobs of the same name."""
 
     command: ClassVar[str]
-    read_only: ClassVar[bool] = False  # whether it needs the volume only to read
 
     @abstractmethod
     def job_name(self, claim: str, run_id: str) -> str:
@@ -47,6 +46,11 @@ class Order(Value):
     def writes(self) -> int:
         """Bytes that it may put on the volume, for those who ask what will still be written."""
         return 0
+
+    @property
+    def read_only(self) -> bool:
+        """Whether the volume is mounted only to read."""
+        return False
 
 
 class VerifyLevel(StrEnum):
@@ -140,3 +144,196 @@ class Report(Generic[Result]):
 
     result: Result
     entries: tuple[dict[str, Any], ...] = ()
+
+
+class VolumeSpace(Value):
+    """What a pod on the volume sees of its size (statvfs), in bytes and inodes; 0 inodes where the file system counts none."""
+
+    total_bytes: int
+    free_bytes: int
+    total_inodes: int = 0
+    free_inodes: int = 0
+
+
+class VersionState(StrEnum):
+    """Where a version on a volume stands."""
+
+    READY = "ready"  # its manifest is there, and every file with its size
+    DAMAGED = "damaged"  # its manifest is there, and files are missing or of another size
+    PUBLISHING = "publishing"  # killed between the renames: the next preload finishes it
+    STAGING = "staging"  # half loaded
+    REMOVING = "removing"  # half removed: the next removal finishes it
+    FOREIGN = "foreign"  # files in a version's place that Modelyard did not put there
+
+
+class VersionEntry(Value):
+    """One version, or one foreign directory or file, as an inspection found it; ``bytes`` are those of its files on the volume."""
+
+    state: VersionState
+    path: str  # relative to the volume's root, for example llama/v1
+    model: str | None = None
+    version: str | None = None
+    digest: str | None = None
+    listing_digest: str | None = None
+    source: str | None = None  # its URI
+    files: int = 0
+    bytes: int = 0
+    created: str | None = None  # ISO 8601
+    problem: str | None = None  # what is wrong with a damaged one
+
+
+class InspectResult(Value):
+    """The volume's space; the entries of the log are a ``VersionEntry`` each."""
+
+    space: VolumeSpace
+    staged_bytes: int = 0
+    trash_bytes: int = 0
+    entries: Entries
+
+
+class InspectSpec(Order):
+    """See what is on the volume: its space, and every version (or those of ``models`` only). Changes nothing."""
+
+    command: ClassVar[str] = "inspect"
+
+    models: tuple[str, ...] = ()
+
+    def job_name(self, claim: str, run_id: str) -> str:
+        return job_name(self.command, claim, claim, run_id, *self.models)
+
+    @property
+    def content(self) -> str:
+        return ",".join(self.models)
+
+    @property
+    def read_only(self) -> bool:
+        return True
+
+
+class RemoveResult(Value):
+    """What a removal did. ``freed_bytes`` counts only files that no other version links to."""
+
+    found: bool
+    files: int = 0
+    bytes: int = 0
+    freed_bytes: int = 0
+    seconds: float = 0.0
+
+
+class RemoveSpec(Order):
+    """Remove one version's bytes, published or half loaded; with ``digest`` only if that is the version's digest."""
+
+    command: ClassVar[str] = "remove"
+
+    model: ModelRef
+    digest: str | None = None
+
+    def job_name(self, claim: str, run_id: str) -> str:  # noqa: ARG002 - the same for every run
+        return job_name(self.command, f"{self.model.name}-{self.model.version}", self.command, claim, self.model.name, self.model.version)
+
+    @property
+    def content(self) -> str:
+        return self.digest or ""
+
+    @property
+    def about(self) -> dict[str, str]:
+        return {"model": self.model.name, "version": self.model.version}
+
+
+class DamageEntry(Value):
+    """One thing that a verification found: a damaged or missing file of a version, or one that is none of ours."""
+
+    path: str  # relative to the volume's root
+    problem: str
+    model: str | None = None
+    version: str | None = None
+    repaired: bool = False
+
+
+class VerifyResult(Value):
+    """What a verification read and found; the entries of the log are a ``DamageEntry`` each."""
+
+    versions: int
+    files: int
+    bytes: int
+    read_files: int
+    read_bytes: int
+    damaged: int = 0
+    foreign: int = 0
+    repaired: int = 0
+    seconds: float = 0.0
+    entries: Entries
+
+
+class VerifySpec(Order):
+    """Read the volume's versions (or those of ``models``) again and compare with their manifests.
+
+    ``share`` of the bytes, above 0 up to 1, is read; which files, ``seed`` decides, so that many runs come round to all of
+    them. With ``repair`` damaged files are fetched anew from the pinned objects of the manifest's source.
+    """
+
+    command: ClassVar[str] = "verify"
+
+    models: tuple[ModelRef, ...] = ()
+    share: float = Field(default=1.0, gt=0, le=1)
+    seed: int = 0
+    repair: bool = False
+
+    def job_name(self, claim: str, run_id: str) -> str:
+        return job_name(self.command, claim, claim, run_id)
+
+    @property
+    def content(self) -> str:
+        return self.model_dump_json()
+
+    @property
+    def reads_again(self) -> bool:
+        return True
+
+    @property
+    def read_only(self) -> bool:
+        return not self.repair
+
+
+class CheckStep(StrEnum):
+    """What one pod of a storage check does."""
+
+    WRITE = "write"  # try every operation that a loader needs, measure, leave a nonce and a file to read
+    READ = "read"  # find the nonce from another pod or node, measure
+    CLEAN = "clean"  # remove what the check wrote
+
+
+class CheckResult(Value):
+    """What one pod of a storage check saw; what does not work is in ``problems``, in words with the consequence."""
+
+    step: CheckStep
+    file_system: str = ""
+    space: VolumeSpace | None = None
+    uid: int = 0
+    gid: int = 0
+    works: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
+    write_bytes_per_second: float | None = None
+    read_bytes_per_second: float | None = None
+
+
+class CheckSpec(Order):
+    """One step of a storage check; ``nonce`` is what the writer leaves and readers look for, ``bytes`` how much is measured with."""
+
+    command: ClassVar[str] = "check"
+
+    step: CheckStep
+    nonce: str = Field(pattern=r"^[0-9a-f]{16,64}$")
+    bytes: int = Field(default=256 * 1024 * 1024, ge=1024 * 1024)
+    node: str | None = None
+
+    def job_name(self, claim: str, run_id: str) -> str:
+        return job_name(self.command, f"{self.step}-{claim}", claim, run_id, self.step, self.node or "")
+
+    @property
+    def content(self) -> str:
+        return self.model_dump_json()
+
+    @property
+    def writes(self) -> int:
+        return self.bytes if self.step is CheckStep.WRITE else 0
