@@ -15,6 +15,7 @@ import urllib3
 from kubernetes.client.api_client import ApiClient
 
 from modelyard.kube.failures import Answer, BadRequest, Expired, NotFound, failure, unreachable
+from modelyard.kube.killpoints import written
 from modelyard.kube.resources import Manifest, ObjectRef, ref_of, resource
 
 FIELD_MANAGER = "modelyard"
@@ -49,6 +50,11 @@ class Call:
     body: Any = None
     content_type: str = "application/json"
     read_seconds: float = READ_SECONDS
+
+    @property
+    def writes(self) -> bool:
+        """Whether the cluster is another one afterwards."""
+        return self.method != "GET" and not self.query.get("dryRun")
 
     @property
     def target(self) -> str:
@@ -220,6 +226,8 @@ class Kube:
             preload_content=False,
         )
         if response.status < _FIRST_ERROR:
+            if call.writes:
+                written()
             return response
         raise failure(call.verb, subject, Answer(response.status, response.data, response.headers))
 
