@@ -1,21 +1,18 @@
 """Preload one version onto the volume: list, recover, link, fetch, publish. Safe to run again after any end."""
 
-import errno
-import fcntl
 import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from stat import S_ISREG
 
-from modelyard.errors import LoaderInterrupted, NotEnoughSpace, Refused, SourceChanged, VolumeUnusable
+from modelyard.errors import NotEnoughSpace, Refused, SourceChanged, VolumeUnusable
 from modelyard.loader.fetch import Fetch
 from modelyard.loader.journal import Journal
 from modelyard.loader.killpoints import kill_point
 from modelyard.loader.layout import Layout, make_directories, remove_other_directories, volume_error, walk_files
 from modelyard.loader.link import link_unchanged
-from modelyard.loader.progress import ProgressLog, say
+from modelyard.loader.lock import alone
+from modelyard.loader.progress import ProgressLog
 from modelyard.loader.publish import State, finish, make_places, publish, published, read_state
 from modelyard.loader.tuning import Tuning
 from modelyard.models import FileRecord, Manifest, SourceFile, summarise
@@ -23,9 +20,6 @@ from modelyard.orders import LoadResult, LoadSpec
 from modelyard.plans.paths import path_problems
 from modelyard.quantities import format_bytes
 from modelyard.sources.base import Source
-
-#: What file systems without locks say: NFS with no lock daemon, some FUSE ones.
-_NO_LOCKS = {errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOLCK}
 
 
 def preload(spec: LoadSpec, root: Path, source: Source, tuning: Tuning) -> LoadResult:
@@ -43,7 +37,7 @@ def preload(spec: LoadSpec, root: Path, source: Source, tuning: Tuning) -> LoadR
         raise VolumeUnusable(f"{root}: is not there; mount the volume, or name its directory by MODELYARD_ROOT")
     try:
         layout.refuse_links()
-        with _alone(layout):
+        with alone(layout):
             state = read_state(layout)
             if state is State.RENAMED:
                 finish(layout)
@@ -54,22 +48,6 @@ def preload(spec: LoadSpec, root: Path, source: Source, tuning: Tuning) -> LoadR
             return _load(spec, layout, source, files, tuning, began)
     except OSError as error:
         raise volume_error(error, root) from error
-
-
-@contextmanager
-def _alone(layout: Layout) -> Iterator[None]:
-    """Hold the version's lock: two pods of one Job may meet when a node comes back from the dead."""
-    make_directories(layout.lock.parent, layout.root)
-    with layout.lock.open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise LoaderInterrupted(f"{layout.model}: another loader is writing this version; it is tried again", delay=15) from error
-        except OSError as error:
-            if error.errno not in _NO_LOCKS:
-                raise
-            say("note", message=f"{layout.lock}: the volume has no locks ({error.strerror}); going on without: only one Job may load it")
-        yield
 
 
 def _list(spec: LoadSpec, source: Source) -> list[SourceFile]:
