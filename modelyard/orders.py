@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from modelyard.models import Listing, ModelRef, S3Location, Value
 from modelyard.names import job_name, preload_job_name
@@ -247,11 +247,15 @@ class DamageEntry(Value):
     problem: str
     model: str | None = None
     version: str | None = None
+    foreign: bool = False
     repaired: bool = False
 
 
 class VerifyResult(Value):
-    """What a verification read and found; the entries of the log are a ``DamageEntry`` each."""
+    """What a verification read and found; the entries of the log are a ``DamageEntry`` each, the first few thousand of them.
+
+    ``damaged`` counts what was repaired as well; ``files`` and ``bytes`` are those of the manifests.
+    """
 
     versions: int
     files: int
@@ -269,15 +273,23 @@ class VerifySpec(Order):
     """Read the volume's versions (or those of ``models``) again and compare with their manifests.
 
     ``share`` of the bytes, above 0 up to 1, is read; which files, ``seed`` decides, so that many runs come round to all of
-    them. With ``repair`` damaged files are fetched anew from the pinned objects of the manifest's source.
+    them. With ``repair`` damaged files are fetched anew from the objects that their manifests pin, at ``source``: its
+    endpoint, region and bucket; a manifest, which whoever writes to the volume can change, never says whom credentials go to.
     """
 
     command: ClassVar[str] = "verify"
 
     models: tuple[ModelRef, ...] = ()
     share: float = Field(default=1.0, gt=0, le=1)
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
     repair: bool = False
+    source: S3Location | None = None
+
+    @model_validator(mode="after")
+    def _repairs_from_somewhere(self) -> Self:
+        if self.repair and self.source is None:
+            raise ValueError("a repair needs a source to fetch from")
+        return self
 
     def job_name(self, claim: str, run_id: str) -> str:
         return job_name(self.command, claim, claim, run_id)
@@ -303,18 +315,49 @@ class CheckStep(StrEnum):
     CLEAN = "clean"  # remove what the check wrote
 
 
+class Ability(StrEnum):
+    """What a check tries on a volume. What it means that one is missing is the plan's to say (plans/check_storage.py)."""
+
+    WRITE = "write"  # directories and files are made, written, cut and read back
+    RENAME = "rename"  # a file over a file, a directory over an empty one
+    FSYNC = "fsync"  # of a file and of a directory
+    SYNCFS = "syncfs"
+    HARD_LINK = "hard-link"
+    LOCK = "lock"  # a second process does not get a flock that the first one holds
+    DIRECT = "direct-io"  # O_DIRECT
+    MODE = "mode"  # mode bits are kept as they were set
+    OWNER = "owner"  # files belong to the uid and a gid of the process
+    UNLINK_OPEN = "unlink-open"  # an open file is read on after its name is gone
+    LONG_NAMES = "long-names"  # names of 255 bytes
+    UNICODE = "unicode"  # names are kept byte for byte
+    CASE = "case"  # names that differ in case are two
+    SPACE = "space"  # free space falls by about what was written
+    VISIBLE = "visible"  # what another pod wrote is there, and equal
+    CLEAN = "clean"  # all of it can be removed again
+
+
+class Lack(Value):
+    """An ability that a volume lacks, and what was seen, in a few words: many of them fit one termination message."""
+
+    ability: Ability
+    seen: str
+
+
 class CheckResult(Value):
-    """What one pod of a storage check saw; what does not work is in ``problems``, in words with the consequence."""
+    """What one pod of a storage check saw; a rate is None where nothing was measured."""
 
     step: CheckStep
     file_system: str = ""
     space: VolumeSpace | None = None
     uid: int = 0
     gid: int = 0
-    works: tuple[str, ...] = ()
-    problems: tuple[str, ...] = ()
-    write_bytes_per_second: float | None = None
+    works: tuple[Ability, ...] = ()
+    lacks: tuple[Lack, ...] = ()
+    measured_bytes: int = 0
+    write_bytes_per_second: float | None = None  # the last fsync included
+    written_direct: bool = False  # past the page cache
     read_bytes_per_second: float | None = None
+    read_direct: bool = False  # past the page cache; else the file was dropped from it first
 
 
 class CheckSpec(Order):
@@ -337,3 +380,7 @@ class CheckSpec(Order):
     @property
     def writes(self) -> int:
         return self.bytes if self.step is CheckStep.WRITE else 0
+
+    @property
+    def read_only(self) -> bool:
+        return self.step is CheckStep.READ
