@@ -14,6 +14,7 @@ from pydantic.alias_generators import to_camel
 
 from modelyard.caches import AccessMode, CacheSpec, LoaderResources
 from modelyard.errors import Problem, Refused
+from modelyard.models import WeightPolicy
 from modelyard.names import claim_problem, name_problem
 from modelyard.quantities import parse_bytes, parse_duration
 
@@ -66,6 +67,13 @@ class ModelCache(Block):
     namespace: str = Field(default="default", description="Namespace of the claim, and of the Jobs that load models.")
     access_mode: AccessMode = Field(default=AccessMode.READ_WRITE_MANY, description="Access mode that the claim asks for.")
     headroom: str = Field(default="0", description="Free space that a load must leave on the volume, as a quantity such as 10Gi.")
+    weight_formats: WeightPolicy = Field(
+        default=WeightPolicy.SCAN,
+        description="Files that pickle loads: any; scan (refused if they import what is not known as harmless); no-pickle (refused).",
+    )
+    require_digests: bool = Field(
+        default=False, description="Whether a model must bring a SHA256SUMS that lists all of its files (`modelyard upload` writes it)."
+    )
     uid: int = Field(default=10001, gt=0, description="User that writes to the volume, never 0: restricted Pod Security refuses root.")
     gid: int = Field(default=10001, gt=0, description="Group that owns the files; workloads read them as members of it or as others.")
     loader_image: str | None = Field(
@@ -177,6 +185,8 @@ class ModelCache(Block):
             check_unused_every=_parsed(parse_duration, self.check_unused_cached_models_every),
             purge_unused_after=_parsed(parse_duration, self.purge_unused_cached_models_after),
             headroom=parse_bytes(self.headroom),
+            weight_formats=self.weight_formats,
+            require_digests=self.require_digests,
             uid=self.uid,
             gid=self.gid,
             loader_image=image,

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from modelyard.models import Value
+from modelyard.models import Value, WeightPolicy
 from modelyard.names import claim_name, claim_problem, name_problem
 
 
@@ -41,6 +41,8 @@ class CacheSpec(Value):
     check_unused_every: timedelta | None = None
     purge_unused_after: timedelta | None = None
     headroom: int = Field(default=0, ge=0)
+    weight_formats: WeightPolicy = WeightPolicy.SCAN
+    require_digests: bool = False
     uid: int = Field(default=10001, gt=0)  # restricted Pod Security refuses root
     gid: int = Field(default=10001, gt=0)
     loader_image: str

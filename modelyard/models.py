@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
@@ -40,6 +41,26 @@ class ModelRef(Value):
 
     def __str__(self) -> str:
         return f"{self.name}@{self.version}"
+
+
+class WeightPolicy(StrEnum):
+    """What is done about files that are loaded by pickle, which runs whatever code its author wanted."""
+
+    ANY = "any"  # they are taken as they are
+    SCAN = "scan"  # they may import only what is known to build tensors and plain data
+    NO_PICKLE = "no-pickle"  # there must be none
+
+    def covers(self, other: "WeightPolicy") -> bool:
+        """Whether what passed this policy passes ``other``, too."""
+        order = list(WeightPolicy)
+        return order.index(self) >= order.index(other)
+
+
+class Pin(StrEnum):
+    """What ties a listed object to its bytes. Flow and loader must use the same, or each lists what the other does not know."""
+
+    VERSION = "version"  # its VersionId where the bucket keeps versions, else its ETag; needs s3:ListBucketVersions
+    ETAG = "etag"
 
 
 class S3Location(Value):
@@ -124,6 +145,8 @@ class Manifest(Value):
     digest: str
     bytes: int
     created: datetime
+    weights: WeightPolicy = WeightPolicy.ANY  # the strictest policy that the files passed
+    digests_from: str | None = Field(default=None, alias="digestsFrom")  # of the author's SHA256SUMS, which all files agreed with
     files: tuple[FileRecord, ...]
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Generic, Self, TypeVar
 
 from pydantic import Field, model_validator
 
-from modelyard.models import Listing, ModelRef, S3Location, Value
+from modelyard.models import Listing, ModelRef, Pin, S3Location, Value, WeightPolicy
 from modelyard.names import job_name, preload_job_name
 
 
@@ -83,13 +83,17 @@ class LoadSpec(Order):
     listing: Listing
     headroom: int = Field(default=0, ge=0)
     verify: VerifyLevel = VerifyLevel.SIZES
+    weights: WeightPolicy = WeightPolicy.SCAN
+    require_digests: bool = False  # a SHA256SUMS must be there, and list every file
+    pin: Pin | None = None  # None: what this account may list
 
     def job_name(self, claim: str, run_id: str) -> str:  # noqa: ARG002 - the same for every run
         return preload_job_name(claim, self.model.name, self.model.version)
 
     @property
     def content(self) -> str:
-        return self.listing.digest
+        weights = "" if self.weights is WeightPolicy.SCAN else f" {self.weights}"
+        return f"{self.listing.digest}{weights}{' digests' if self.require_digests else ''}"
 
     @property
     def about(self) -> dict[str, str]:
