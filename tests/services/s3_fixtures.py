@@ -21,7 +21,7 @@ from botocore.awsrequest import AWSPreparedRequest
 
 from devcluster.build import MODULES, build_all
 from modelyard.models import Manifest, ModelRef, S3Location, summarise
-from modelyard.orders import LoadSpec
+from modelyard.orders import ENTRY_LINE, Entries, LoadSpec, Order
 from modelyard.sources.s3 import S3Source, s3_client
 
 if TYPE_CHECKING:
@@ -122,6 +122,13 @@ class Run:
     def error(self) -> str:
         return str(self.message.get("message", ""))
 
+    @property
+    def entries(self) -> list[dict[str, Any]]:
+        """The entries of the log, which are those that the result counts and hashes."""
+        lines = [line for line in self.output.splitlines() if line.startswith(ENTRY_LINE)]
+        assert Entries.of(lines) == Entries.model_validate(self.message["entries"])
+        return [json.loads(line) for line in lines]
+
     def failed(self, kind: str, *told: str, code: int = 1) -> None:
         """Assert the end with one clear error that tells all of ``told``."""
         assert (self.code, self.message.get("error")) == (code, kind), self.output
@@ -143,13 +150,13 @@ class Loader:
     environment: dict[str, str]
     runs: int = field(default=0)
 
-    def start(self, spec: LoadSpec, **environment: str) -> "Running":
+    def start(self, order: Order, **environment: str) -> "Running":
         self.runs += 1
         log = self.scratch / f"termination-{self.runs}"
         log.touch()
         output = self.scratch / f"output-{self.runs}"
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "MODELYARD_"))}
-        command = [sys.executable, "-m", "modelyard.loader", "preload", "--spec", spec.model_dump_json()]
+        command = [sys.executable, "-m", "modelyard.loader", order.command, "--spec", order.model_dump_json()]
         command += ["--root", str(self.root), "--termination-log", str(log)]
         with output.open("wb") as stream:
             process = subprocess.Popen(  # the caller waits for it
@@ -157,8 +164,8 @@ class Loader:
             )
         return Running(process, output, log)
 
-    def run(self, spec: LoadSpec, **environment: str) -> Run:
-        return self.start(spec, **environment).wait()
+    def run(self, order: Order, **environment: str) -> Run:
+        return self.start(order, **environment).wait()
 
 
 @dataclass(frozen=True)
