@@ -6,8 +6,9 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from modelyard.checksums import FileHashes
 from modelyard.errors import ContentMismatch
-from modelyard.loader.checksums import READ_SIZE, FileHashes
+from modelyard.loader.checksums import READ_SIZE
 from modelyard.loader.file_writer import FileWriter
 from modelyard.loader.journal import Checkpoint
 from modelyard.loader.killpoints import kill_point
