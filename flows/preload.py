@@ -19,8 +19,9 @@ from modelyard.kube.run_loader import end_jobs_of_run, end_never_started
 from modelyard.models import Value
 from modelyard.names import slug
 from modelyard.orders import LoadResult, LoadSpec, VerifyLevel
-from modelyard.plans.claim import ClaimPlan, class_table
+from modelyard.plans.claim import ClaimPlan
 from modelyard.plans.preload import PreloadFacts, PreloadPlan, PreloadRequest, describe, plan_preload, read_listing
+from modelyard.plans.storage_classes import class_table
 from modelyard.quantities import format_bytes, format_duration
 from modelyard.sources.s3 import S3Source as S3Files
 from modelyard.volumes.claims import ensure_claim, read_claim, wait_bound

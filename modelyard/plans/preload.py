@@ -9,8 +9,9 @@ from modelyard.errors import Problem, Refused
 from modelyard.models import Listing, ModelRef, S3Location, SourceFile, summarise
 from modelyard.names import name_problem, preload_job_name
 from modelyard.orders import LoadSpec, VerifyLevel
-from modelyard.plans.claim import ClaimFacts, ClaimPlan, StorageClassFacts, plan_claim
+from modelyard.plans.claim import ClaimFacts, ClaimPlan, plan_claim
 from modelyard.plans.paths import path_problems
+from modelyard.plans.storage_classes import StorageClassFacts
 from modelyard.quantities import format_bytes
 
 #: Storage classes whose objects answer no GET before they are restored.

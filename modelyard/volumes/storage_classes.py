@@ -3,7 +3,7 @@
 from modelyard.errors import ClusterRefused
 from modelyard.kube.client import Kube
 from modelyard.kube.resources import Manifest
-from modelyard.plans.claim import StorageClassFacts
+from modelyard.plans.storage_classes import StorageClassFacts
 
 #: The second is older and still honoured. https://kubernetes.io/docs/concepts/storage/storage-classes/#default-storageclass
 _DEFAULT = ("storageclass.kubernetes.io/is-default-class", "storageclass.beta.kubernetes.io/is-default-class")

@@ -7,16 +7,8 @@ import pytest
 
 from modelyard.caches import AccessMode, CacheSpec
 from modelyard.errors import Problem
-from modelyard.plans.claim import (
-    ClaimAction,
-    ClaimFacts,
-    ClaimPlan,
-    StorageClassFacts,
-    Verdict,
-    class_table,
-    plan_claim,
-    storage_class_verdict,
-)
+from modelyard.plans.claim import ClaimAction, ClaimFacts, ClaimPlan, plan_claim
+from modelyard.plans.storage_classes import StorageClassFacts, Verdict, class_table, storage_class_verdict
 
 RWX, RWO = AccessMode.READ_WRITE_MANY, AccessMode.READ_WRITE_ONCE
 NFS = StorageClassFacts("nfs-client", "cluster.local/nfs-subdir-external-provisioner", allow_expansion=True)

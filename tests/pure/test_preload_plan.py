@@ -6,8 +6,8 @@ from modelyard.caches import AccessMode, CacheSpec
 from modelyard.errors import Refused
 from modelyard.models import Listing, ModelRef, S3Location, SourceFile, summarise
 from modelyard.orders import LoadSpec
-from modelyard.plans.claim import StorageClassFacts
 from modelyard.plans.preload import PreloadFacts, PreloadRequest, default_version, describe, plan_preload, read_listing
+from modelyard.plans.storage_classes import StorageClassFacts
 
 NFS = StorageClassFacts(name="nfs-client", provisioner="cluster.local/nfs-subdir-external-provisioner")
 CACHE = CacheSpec(
