@@ -15,6 +15,7 @@ from modelyard.caches import CacheSpec
 from modelyard.kube.client import Kube
 from modelyard.models import Listing, ModelRef, S3Location
 from modelyard.orders import LoadSpec
+from tests.manifests import rules
 
 Manifest = dict[str, Any]
 
@@ -47,21 +48,11 @@ def load_spec(*, name: str = "llama", version: str = "v1", digest: str = "sha256
     return LoadSpec(model=ModelRef(name=name, version=version), source=source, listing=Listing(digest=digest, files=2, bytes=30))
 
 
-#: What the flow's account needs, and no more: the verbs of a Role in the cache's namespace.
-ACCOUNT_RULES = (
-    {"apiGroups": ["batch"], "resources": ["jobs"], "verbs": ["create", "get", "list", "watch", "patch", "delete"]},
-    {"apiGroups": [""], "resources": ["secrets"], "verbs": ["create", "get", "patch"]},
-    {"apiGroups": [""], "resources": ["persistentvolumeclaims"], "verbs": ["create", "get", "list", "watch"]},
-    {"apiGroups": [""], "resources": ["pods"], "verbs": ["list"]},
-    {"apiGroups": [""], "resources": ["pods/log"], "verbs": ["get"]},
-)
-
-
 def limited(kube: Kube, kubeconfig: str, namespace: str) -> Kube:
-    """An account that has ``ACCOUNT_RULES`` in ``namespace`` and nothing elsewhere."""
+    """An account that has the rights of a cache's Role in ``namespace`` and nothing elsewhere."""
     group, metadata, user = "rbac.authorization.k8s.io", {"name": "preload", "namespace": namespace}, f"limited-{namespace}"
     head = {"apiVersion": f"{group}/v1", "metadata": metadata}
-    kube.create({**head, "kind": "Role", "rules": list(ACCOUNT_RULES)})
+    kube.create({**head, "kind": "Role", "rules": rules("cache", "modelyard-cache")})
     role = {"apiGroup": group, "kind": "Role", "name": "preload"}
     kube.create({**head, "kind": "RoleBinding", "roleRef": role, "subjects": [{"apiGroup": group, "kind": "User", "name": user}]})
     return connect(kubeconfig, impersonate=user)
