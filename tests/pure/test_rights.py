@@ -77,5 +77,6 @@ def test_each_verb_has_its_use_beside_it(path: Path) -> None:
     if not roles:
         return
     told = verbs.findall(text)
-    assert len(told) == sum(len(rule["verbs"]) for role in roles for rule in role["rules"]), "verbs are written one a line"
+    served = [rule for role in roles for rule in role["rules"] if rule["apiGroups"] != ["policy.modelyard.dev"]]  # asked for by a policy
+    assert len(told) == sum(len(rule["verbs"]) for rule in served), "verbs are written one a line"
     assert [verb for verb, rest in told if not re.match(r"  # \w", rest)] == []
