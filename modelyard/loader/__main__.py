@@ -15,11 +15,12 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from modelyard.errors import LoaderFailed, LoaderInterrupted, ModelyardError
+from modelyard.loader.inspect import inspect
 from modelyard.loader.preload import preload
 from modelyard.loader.progress import say
 from modelyard.loader.tuning import Tuning
 from modelyard.models import Value
-from modelyard.orders import LoadSpec
+from modelyard.orders import InspectSpec, LoadSpec
 from modelyard.sources.s3 import S3Source, s3_client
 
 EXIT_PERMANENT = 1
@@ -49,9 +50,14 @@ def _preload(text: str, root: Path) -> Value:
     return preload(spec, root, S3Source(spec.source, s3_client(spec.source)), Tuning.from_environment(os.environ))
 
 
+def _inspect(text: str, root: Path) -> Value:
+    return inspect(InspectSpec.model_validate_json(text), root)
+
+
 #: Each reads its order from JSON and works on the volume below the given directory.
 _COMMANDS: dict[str, Callable[[str, Path], Value]] = {
     LoadSpec.command: _preload,
+    InspectSpec.command: _inspect,
 }
 
 

@@ -1,8 +1,9 @@
 """Where things lie on a cache's volume, and the few file operations that must be durable or must not follow a link.
 
 <root>/<model>/<version>/...                         the files as in the source, nothing of ours among them
-<root>/.modelyard/manifests/<model>/<version>.json   the completeness marker
+<root>/.modelyard/manifests/<model>/<version>.json   the completeness marker; .json.pending and .json.removing while it comes and goes
 <root>/.modelyard/staging/<model>/<version>/         half-done work: journal.jsonl and files/...
+<root>/.modelyard/trash/<time>-<model>@<version>/    what is being removed
 <root>/.modelyard/locks/<model>@<version>.lock       held by whoever works on the version; outlives the staging
 """
 
@@ -11,6 +12,7 @@ import errno
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,8 +20,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from modelyard.errors import ModelyardError, NotEnoughSpace, VolumeUnusable
-from modelyard.models import Manifest, ModelRef
+from modelyard.models import Manifest, ModelRef, content_digest
 from modelyard.names import OWN_DIRECTORY
+from modelyard.orders import VolumeSpace
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -47,6 +50,23 @@ class Layout:
         return self.manifest.with_name(f"{self.manifest.name}.pending")
 
     @property
+    def removing(self) -> Path:
+        """The marker's name while the version is being removed."""
+        return self.manifest.with_name(f"{self.manifest.name}.removing")
+
+    @property
+    def trash(self) -> Path:
+        """Where every version's files go before they are deleted."""
+        return self.root / OWN_DIRECTORY / "trash"
+
+    def trashed(self) -> list[Path]:
+        """What is in the trash of this version. Neither a model nor a version holds an '@', so none is taken for another's."""
+        try:
+            return sorted(path for path in self.trash.iterdir() if path.name.partition("-")[2] == str(self.model))
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+
+    @property
     def staging(self) -> Path:
         """Half-done work, on the same file system as the target, so that publishing is one rename."""
         return self.root / OWN_DIRECTORY / "staging" / self.model.name / self.model.version
@@ -68,7 +88,7 @@ class Layout:
 
     def refuse_links(self) -> None:
         """Raise if any of these paths leads through a symbolic link."""
-        for path in (self.target, self.manifest, self.pending, self.lock, self.journal, self.files):
+        for path in (self.target, self.manifest, self.pending, self.removing, self.lock, self.journal, self.files, self.trash):
             refuse_links(path, self.root)
 
 
@@ -84,11 +104,20 @@ def read_manifest(path: Path) -> Manifest | None:
         return None
     except ValueError as error:
         raise VolumeUnusable(
-            f"{path}: is not a readable manifest ({_first(error)}); remove it and the version's directory to have it loaded again"
+            f"{path}: is not a readable manifest ({first_problem(error)}); remove it and the version's directory to have it loaded again"
         ) from error
 
 
-def _first(error: ValueError) -> str:
+def tampering(manifest: Manifest, model: ModelRef) -> str | None:
+    """What shows that a manifest which lies in ``model``'s place was not written for it, or was changed since; None if nothing does."""
+    if (manifest.model, manifest.version) != (model.name, model.version):
+        return f"its manifest is that of {manifest.model}@{manifest.version}"
+    if manifest.digest != content_digest(manifest.files):
+        return "its manifest was changed: its digest is not that of its files"
+    return None
+
+
+def first_problem(error: ValueError) -> str:
     """What is wrong, without the pages that pydantic adds for each field."""
     return (
         f"{len(found)} problems, first: {found[0]['msg']}"
@@ -159,16 +188,20 @@ def sync_file_system(path: Path) -> None:
 
 
 def walk_files(root: Path) -> Iterator[tuple[str, os.stat_result]]:
-    """Every file below ``root`` as (relative path, its own stat); links are told as themselves and never followed."""
+    """Every file below ``root`` as (relative path, its own stat); links are told as themselves and never followed.
+
+    What vanishes meanwhile is left out: whoever holds no lock may look as well.
+    """
     pending = [""]
     while pending:
         below = pending.pop()
-        with os.scandir(root / below) as entries:
+        with suppress(FileNotFoundError, NotADirectoryError), os.scandir(root / below) as entries:
             for entry in entries:
                 path = f"{below}/{entry.name}" if below else entry.name
                 if entry.is_dir(follow_symlinks=False):
                     pending.append(path)
-                else:
+                    continue
+                with suppress(FileNotFoundError):
                     yield path, entry.stat(follow_symlinks=False)
 
 
@@ -188,6 +221,17 @@ def remove_tree(path: Path) -> None:
 def _ignore_missing(_function: object, _path: str, failure: Any) -> None:  # noqa: ANN401 - shutil's exc_info
     if not isinstance(failure[1], FileNotFoundError):
         raise failure[1]
+
+
+def space_of(root: Path) -> VolumeSpace:
+    """What a pod sees of the volume's size; free is what an unprivileged user may take."""
+    stat = os.statvfs(root)
+    return VolumeSpace(
+        total_bytes=stat.f_blocks * stat.f_frsize,
+        free_bytes=stat.f_bavail * stat.f_frsize,
+        total_inodes=stat.f_files,
+        free_inodes=stat.f_favail,
+    )
 
 
 def volume_error(error: OSError, path: Path) -> ModelyardError:

@@ -129,20 +129,28 @@ def check_files(layout: Layout, manifest: Manifest, level: VerifyLevel) -> None:
     found = walk_files(layout.target) if layout.target.is_dir() else ()
     there = {path: stat.st_size for path, stat in found if S_ISREG(stat.st_mode)}  # a link or a pipe is no file of ours
     reread = Reread(f"{layout.model}: its check", manifest.bytes)
-    wrong = [problem for record in manifest.files if (problem := _problem(layout, record, there.get(record.path), level, reread))]
-    if wrong:
-        more = f" and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""
+    if wrong := [problem for record in manifest.files if (problem := _problem(layout, record, there.get(record.path), level, reread))]:
         raise VolumeUnusable(
-            f"{layout.model}: {len(wrong)} of {len(manifest.files)} files on the volume are not what was published:"
-            f" {', '.join(wrong[:_SHOWN])}{more}; remove {layout.manifest} and {layout.target} to have the version loaded again"
+            f"{layout.model}: {summary(wrong, manifest)}; remove {layout.manifest} and {layout.target} to have the version loaded again"
         )
 
 
+def summary(wrong: list[str], manifest: Manifest) -> str:
+    """How many of a version's files are wrong, and the first few of them."""
+    more = f" and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""
+    return f"{len(wrong)} of {len(manifest.files)} files on the volume are not what was published: {', '.join(wrong[:_SHOWN])}{more}"
+
+
 def _problem(layout: Layout, record: FileRecord, size: int | None, level: VerifyLevel, reread: Reread) -> str | None:
-    if size is None:
-        return f"{record.path} is missing"
-    if size != record.size:
-        return f"{record.path} has {size} bytes, not {record.size}"
+    if problem := size_problem(record, size):
+        return problem
     if level is VerifyLevel.DIGESTS and sha256_of(layout.target / record.path, reread) != record.sha256:
         return f"{record.path} has another SHA-256"
     return None
+
+
+def size_problem(record: FileRecord, size: int | None) -> str | None:
+    """What a file's size on the volume (None: no such file) says against it."""
+    if size is None:
+        return f"{record.path} is missing"
+    return f"{record.path} has {size} bytes, not {record.size}" if size != record.size else None
