@@ -12,7 +12,7 @@ from prefect.blocks.core import Block
 from pydantic import ConfigDict, Field, HttpUrl, field_validator, model_validator
 from pydantic.alias_generators import to_camel
 
-from modelyard.caches import AccessMode, CacheSpec, LoaderResources
+from modelyard.caches import AccessMode, CacheSpec, LoaderResources, nfs_problem
 from modelyard.errors import Problem, Refused
 from modelyard.models import WeightPolicy
 from modelyard.names import claim_problem, name_problem
@@ -53,6 +53,13 @@ class ModelCache(Block):
     bypass_storage_check: bool = Field(
         default=False, description="Take the StorageClass as it is, also where it is known not to offer the access mode."
     )
+    allow_expansion: bool = Field(
+        default=False, description="Whether raising storageSize may expand the claim in place, where its StorageClass and provisioner can."
+    )
+    nfs_server: str | None = Field(
+        default=None, description="NFS server of a PersistentVolume that Modelyard makes for the claim, where no class does; with nfsPath."
+    )
+    nfs_path: str | None = Field(default=None, description="Path that the NFS server exports, such as /exports/models; with nfsServer.")
     check_unused_cached_models_every: str | None = Field(
         default=None,
         description="How often to look for unused models, once there is a purge: a whole number with s, m, h, d or w, such as 1d.",
@@ -99,7 +106,9 @@ class ModelCache(Block):
         """YAML reads an unquoted amount such as 1073741824 as a number."""
         return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
-    @field_validator("storage_class_name", "cache_name", "loader_image", "service_account", "loader_cpu_limit", mode="after")
+    @field_validator(
+        "storage_class_name", "cache_name", "loader_image", "service_account", "loader_cpu_limit", "nfs_server", "nfs_path", mode="after"
+    )
     @classmethod
     def _none_if_empty(cls, value: str | None) -> str | None:
         return value or None
@@ -151,6 +160,8 @@ class ModelCache(Block):
     def _fits(self) -> Self:
         if problem := claim_problem(self.base_name, self.pvc_name_suffix):
             raise ValueError(f"baseName and pvcNameSuffix make the claim's name, and {problem}; respell or shorten them")
+        if problem := nfs_problem(self.nfs_server, self.nfs_path):
+            raise ValueError(problem)
         if (limit := parse_bytes(self.loader_memory_limit)) < (request := parse_bytes(self.loader_memory_request)):
             raise ValueError(f"loaderMemoryLimit ({limit} bytes) is below loaderMemoryRequest ({request} bytes); raise the limit")
         return self
@@ -182,6 +193,9 @@ class ModelCache(Block):
             storage_class_name=self.storage_class_name,
             access_mode=self.access_mode,
             bypass_storage_check=self.bypass_storage_check,
+            allow_expansion=self.allow_expansion,
+            nfs_server=self.nfs_server,
+            nfs_path=self.nfs_path,
             check_unused_every=_parsed(parse_duration, self.check_unused_cached_models_every),
             purge_unused_after=_parsed(parse_duration, self.purge_unused_cached_models_after),
             headroom=parse_bytes(self.headroom),

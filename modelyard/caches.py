@@ -38,6 +38,9 @@ class CacheSpec(Value):
     storage_class_name: str | None = None
     access_mode: AccessMode = AccessMode.READ_WRITE_MANY
     bypass_storage_check: bool = False
+    allow_expansion: bool = False
+    nfs_server: str | None = None
+    nfs_path: str | None = None
     check_unused_every: timedelta | None = None
     purge_unused_after: timedelta | None = None
     headroom: int = Field(default=0, ge=0)
@@ -57,9 +60,20 @@ class CacheSpec(Value):
             raise ValueError(problem)
         if problem := claim_problem(self.base_name, self.pvc_name_suffix):
             raise ValueError(problem)
+        if problem := nfs_problem(self.nfs_server, self.nfs_path):
+            raise ValueError(problem)
         return self
 
     @property
     def claim(self) -> str:
         """The name of the claim that these settings ask for."""
         return claim_name(self.base_name, self.pvc_name_suffix)
+
+
+def nfs_problem(server: str | None, path: str | None) -> str | None:
+    """Why these two do not name an NFS export, or None: also where both are None, for then none is named."""
+    if bool(server) != bool(path):
+        return "nfsServer and nfsPath belong together; set both or neither"
+    if path and (not path.startswith("/") or ".." in path.split("/")):
+        return f"nfsPath {path!r} must be an absolute path without '..', as the server exports it"
+    return None
