@@ -107,6 +107,9 @@ def run(stack: Stack, account: str, **more: Any) -> Any:
 OTHERWISE = {
     ("", "events", "list"),  # why a pod or a claim waits: test_kube_loader, test_claims
     ("batch", "jobs", "get"),  # a Job that is there already: test_kube_loader, by an account of these rights
+    ("", "persistentvolumeclaims", "watch"),  # a claim that is not bound at the first look
+    ("storage.k8s.io", "storageclasses", "get"),  # the same
+    ("", "pods/log", "get"),  # progress of a load that lasts
 }
 
 
