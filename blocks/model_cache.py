@@ -99,6 +99,11 @@ class ModelCache(Block):
     tolerations: list[dict[str, Any]] = Field(
         default_factory=list, description="Taints that loaders tolerate, as in a pod: key, operator, value, effect."
     )
+    share_with: list[str] = Field(default_factory=list, description="Namespaces that always get a read-only copy of the claim.")
+    share_on_demand: list[str] = Field(
+        default_factory=list,
+        description="Namespaces, or patterns such as team-*, that get a copy as soon as a workload there names the claim.",
+    )
 
     @field_validator("storage_size", "headroom", "check_unused_cached_models_every", "purge_unused_cached_models_after", mode="before")
     @classmethod
@@ -156,6 +161,14 @@ class ModelCache(Block):
             raise ValueError(problem)
         return text
 
+    @field_validator("share_with")
+    @classmethod
+    def _are_namespaces(cls, names: list[str]) -> list[str]:
+        for name in names:
+            if problem := claim_problem(name):
+                raise ValueError(f"{problem}; patterns belong in shareOnDemand")
+        return names
+
     @model_validator(mode="after")
     def _fits(self) -> Self:
         if problem := claim_problem(self.base_name, self.pvc_name_suffix):
@@ -208,6 +221,8 @@ class ModelCache(Block):
             service_account=self.service_account,
             node_selector=self.node_selector,
             tolerations=tuple(self.tolerations),
+            share_with=tuple(self.share_with),
+            share_on_demand=tuple(self.share_on_demand),
         )
 
     def _loader_resources(self) -> LoaderResources:

@@ -53,6 +53,8 @@ class CacheSpec(Value):
     service_account: str | None = None
     node_selector: dict[str, str] = Field(default_factory=dict)
     tolerations: tuple[dict[str, Any], ...] = ()
+    share_with: tuple[str, ...] = ()
+    share_on_demand: tuple[str, ...] = ()
 
     @model_validator(mode="after")
     def _names_fit(self) -> "CacheSpec":

@@ -107,5 +107,11 @@ def job_name(command: str, words: str, *identity: str) -> str:
     return f"{command}-{middle}-{digest}"
 
 
+def volume_copy_name(namespace: str, claim: str, target: str) -> str:
+    """The PersistentVolume that stands for a cache's claim in the namespace ``target``: a pure function of both."""
+    words = slug(f"{claim}-{target}", MAX_LABEL - len("-") - _HASH_CHARS)
+    return f"{words}-{_hash(chr(0).join((namespace, claim, target)))}"
+
+
 def _hash(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:_HASH_CHARS]

@@ -56,6 +56,8 @@ _TABLE = (
     ("PersistentVolume", "v1", "persistentvolumes", False),
     ("PersistentVolumeClaim", "v1", "persistentvolumeclaims", True),
     ("Job", "batch/v1", "jobs", True),
+    ("Deployment", "apps/v1", "deployments", True),
+    ("StatefulSet", "apps/v1", "statefulsets", True),
     ("InferenceService", "serving.kserve.io/v1beta1", "inferenceservices", True),
     ("Pod", "v1", "pods", True),
     ("Node", "v1", "nodes", False),
