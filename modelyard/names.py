@@ -113,5 +113,11 @@ def volume_copy_name(namespace: str, claim: str, target: str) -> str:
     return f"{words}-{_hash(chr(0).join((namespace, claim, target)))}"
 
 
+def cached_model_name(cache: str, model: str, version: str) -> str:
+    """The name of the CachedModel that Modelyard makes for a version on a cache; people may name theirs otherwise."""
+    digest = _hash("\0".join((cache, model, version)))
+    return f"{slug(f'{model}-{version}', MAX_LABEL - len('-') - _HASH_CHARS)}-{digest}"
+
+
 def _hash(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:_HASH_CHARS]

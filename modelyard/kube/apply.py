@@ -60,6 +60,22 @@ def apply(kube: Kube, manifest: Manifest, *, dry_run: bool = False, force: bool 
     return Change(str(ref), Action.CREATED if live is None else Action.CONFIGURED)
 
 
+def apply_status(kube: Kube, live: Manifest, status: Manifest) -> Manifest:
+    """Make ``status`` the whole of what Modelyard states in the status of ``live``; gives the object as it is then.
+
+    One request: the server writes nothing if nothing changes. The status is ours alone, so fields are taken by force.
+
+    Raises:
+        Changed: the object is no longer the one that ``live`` shows; read it again.
+        NotFound: it is gone.
+    """
+    ref = ref_of(live)
+    held = {key: live["metadata"][key] for key in ("name", "namespace", "uid", "resourceVersion") if key in live["metadata"]}
+    wanted = {"apiVersion": live["apiVersion"], "kind": live["kind"], "metadata": held, "status": status}
+    query = {"fieldManager": FIELD_MANAGER, "force": "true"}
+    return patiently(lambda: kube.send(Call("apply", "PATCH", ref, "status", query, wanted, "application/apply-patch+yaml")))
+
+
 def owned(manifest: Manifest) -> Manifest:
     """``manifest`` with the labels that say whose it is."""
     metadata = manifest["metadata"]
