@@ -1,0 +1,64 @@
+"""What uses a cache's volume: workloads and live pods in every namespace that has a claim of it.
+
+A workload names claims of its own namespace only, so the namespaces are those of the claims whose PersistentVolumes have the
+cache's backend (a shared cache is copies of its PersistentVolume). A kind whose CRD is not installed uses nothing. What cannot be
+listed is told, and counts as in use.
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping
+
+from modelyard.errors import ClusterRefused, ClusterUnavailable
+from modelyard.kube.apply import patiently
+from modelyard.kube.client import Kube, Manifests
+from modelyard.kube.failures import NotFound
+from modelyard.plans.references import References, backend, same_volume, uses_in
+
+#: Owners before what they own.
+KINDS = (
+    "InferenceService",
+    "LLMInferenceService",
+    "MLService",
+    "SimpleMLService",
+    "KnativeService",
+    "KnativeRevision",
+    "Rollout",
+    "Deployment",
+    "StatefulSet",
+    "DaemonSet",
+    "CronJob",
+    "ReplicaSet",
+    "ReplicationController",
+    "Job",
+    "Pod",
+)
+
+
+def read_references(kube: Kube, namespace: str, claim: str) -> References:
+    """Who uses the volume of ``claim``, and what could not be listed."""
+    claims, unknown = _claims_of_volume(kube, namespace, claim)
+    objects: Manifests = []
+    for place in sorted(claims):
+        for kind in KINDS:
+            try:
+                objects += patiently(lambda kind=kind, place=place: kube.list(kind, place))  # type: ignore[misc]
+            except NotFound:
+                continue
+            except (ClusterRefused, ClusterUnavailable) as error:
+                unknown.append(f"{kind}s of namespace {place} cannot be listed ({error})")
+    return References(uses_in(objects, claims), tuple(unknown))
+
+
+def _claims_of_volume(kube: Kube, namespace: str, claim: str) -> tuple[Mapping[str, frozenset[str]], list[str]]:
+    """The claims, by namespace, that have the volume of ``claim``; and why there may be more."""
+    found = defaultdict(frozenset[str], {namespace: frozenset({claim})})
+    try:
+        volumes = patiently(lambda: kube.list("PersistentVolume"))
+    except (ClusterRefused, ClusterUnavailable) as error:
+        return found, [f"PersistentVolumes cannot be listed, so it is not known where the volume is shared ({error})"]
+    bound = [(backend(volume), volume["spec"]["claimRef"]) for volume in volumes if volume["spec"].get("claimRef")]
+    own = [place for place, ref in bound if (ref.get("namespace"), ref.get("name")) == (namespace, claim)]
+    for place, ref in bound:
+        if any(same_volume(place, mine) for mine in own):
+            found[ref["namespace"]] |= {ref["name"]}
+    return found, []
