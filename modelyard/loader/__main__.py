@@ -15,12 +15,15 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from modelyard.errors import LoaderFailed, LoaderInterrupted, ModelyardError
+from modelyard.loader.check import check
 from modelyard.loader.inspect import inspect
 from modelyard.loader.preload import preload
 from modelyard.loader.progress import say
+from modelyard.loader.remove import remove
 from modelyard.loader.tuning import Tuning
-from modelyard.models import Value
-from modelyard.orders import InspectSpec, LoadSpec
+from modelyard.loader.verify import verify
+from modelyard.models import S3Location, Value
+from modelyard.orders import CheckSpec, InspectSpec, LoadSpec, RemoveSpec, VerifySpec
 from modelyard.sources.s3 import S3Source, s3_client
 
 EXIT_PERMANENT = 1
@@ -47,17 +50,36 @@ def main(argv: list[str] | None = None) -> int:
 
 def _preload(text: str, root: Path) -> Value:
     spec = LoadSpec.model_validate_json(text)
-    return preload(spec, root, S3Source(spec.source, s3_client(spec.source)), Tuning.from_environment(os.environ))
+    return preload(spec, root, S3Source(spec.source, s3_client(spec.source), spec.pin), Tuning.from_environment(os.environ))
 
 
 def _inspect(text: str, root: Path) -> Value:
     return inspect(InspectSpec.model_validate_json(text), root)
 
 
+def _remove(text: str, root: Path) -> Value:
+    return remove(RemoveSpec.model_validate_json(text), root)
+
+
+def _verify(text: str, root: Path) -> Value:
+    return verify(VerifySpec.model_validate_json(text), root, _source, Tuning.from_environment(os.environ))
+
+
+def _source(location: S3Location) -> S3Source:
+    return S3Source(location, s3_client(location))
+
+
+def _check(text: str, root: Path) -> Value:
+    return check(CheckSpec.model_validate_json(text), root)
+
+
 #: Each reads its order from JSON and works on the volume below the given directory.
 _COMMANDS: dict[str, Callable[[str, Path], Value]] = {
     LoadSpec.command: _preload,
     InspectSpec.command: _inspect,
+    RemoveSpec.command: _remove,
+    VerifySpec.command: _verify,
+    CheckSpec.command: _check,
 }
 
 

@@ -33,6 +33,11 @@ class FileWriter:
         while written < len(chunk):  # after a short write the next one tells why: a full volume, a quota
             written += os.pwrite(self._descriptor, view[written:], offset + written)
 
+    @property
+    def is_direct(self) -> bool:
+        """Whether bytes went past the page cache so far."""
+        return self._direct is not None and self._may_be_direct
+
     def _write_direct(self, chunk: memoryview, offset: int) -> int:
         """The bytes that were written past the page cache: all but an odd end, or none."""
         length = len(chunk) - len(chunk) % _ALIGNMENT
