@@ -16,7 +16,7 @@ def chosen(files: Sequence[tuple[str, int]], share: float, seed: int) -> list[in
     total = sum(size for _, size in files)
     if share >= 1 or not total:
         return order
-    arc = Fraction(share) * total  # exact: the end of one arc is the beginning of the next
+    arc = Fraction(share).limit_denominator(10**6) * total  # exact, also for 0.1: one arc ends where the next begins
     begin = arc * seed % total
     picked, position = [], 0
     for index in order:
