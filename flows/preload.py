@@ -106,8 +106,10 @@ def preload_model(  # noqa: PLR0913, PLR0917 - these are the fields of the form
 @task(task_run_name="resolve-{request.model}", **retried())
 def resolve(request: PreloadRequest, source: S3Source, kube: Kube) -> PreloadFacts:
     """Read the facts once: what the source lists, the claim, the classes."""
-    listing, problems = read_listing(S3Files(request.source, source.client()).list(), request.source.uri)
-    return PreloadFacts(listing, problems, read_claim(kube, request.cache.namespace, request.cache.claim), read_storage_classes(kube))
+    files = S3Files(request.source, source.client())
+    listing, problems = read_listing(files.list(), request.source.uri, request.cache)
+    claim = read_claim(kube, request.cache.namespace, request.cache.claim)
+    return PreloadFacts(listing, problems, claim, read_storage_classes(kube), files.pin)
 
 
 @task(task_run_name="claim-{plan.request.cache.claim}", **retried(ClusterUnavailable))

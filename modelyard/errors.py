@@ -13,6 +13,7 @@
         ├── SourceMissing         no such bucket, prefix or object
         ├── SourceChanged         what the source holds is no longer what the plan saw
         ├── VersionConflict       this version is on the volume with other content
+        ├── DigestMismatch        files are not those whose SHA-256 their author wrote down
         ├── NotEnoughSpace        the volume is too small, or became full
         ├── VolumeUnusable        the volume cannot be written or is not what it claims to be
         ├── ClaimUnusable         the claim can never be bound or mounted as it is
@@ -120,6 +121,10 @@ class NotEnoughSpace(Permanent):
 
 
 class VolumeUnusable(Permanent):
+class DigestMismatch(Permanent):
+    """Files are missing, or are not those, whose digests the author wrote into SHA256SUMS; or that file is none."""
+
+
     """The volume cannot be written to, or lacks what a cache needs."""
 
 

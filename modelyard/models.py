@@ -50,7 +50,7 @@ class WeightPolicy(StrEnum):
     SCAN = "scan"  # they may import only what is known to build tensors and plain data
     NO_PICKLE = "no-pickle"  # there must be none
 
-    def covers(self, other: "WeightPolicy") -> bool:
+    def covers(self, other: WeightPolicy) -> bool:
         """Whether what passed this policy passes ``other``, too."""
         order = list(WeightPolicy)
         return order.index(self) >= order.index(other)

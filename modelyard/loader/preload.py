@@ -7,6 +7,7 @@ from stat import S_ISREG
 
 from modelyard.errors import NotEnoughSpace, Refused, SourceChanged, VolumeUnusable
 from modelyard.loader.fetch import Fetch
+from modelyard.loader.gates import pass_gates, uphold
 from modelyard.loader.journal import Journal
 from modelyard.loader.killpoints import kill_point
 from modelyard.loader.layout import Layout, make_directories, remove_other_directories, volume_error, walk_files
@@ -19,6 +20,7 @@ from modelyard.models import FileRecord, Manifest, SourceFile, summarise
 from modelyard.orders import LoadResult, LoadSpec
 from modelyard.plans.paths import path_problems
 from modelyard.quantities import format_bytes
+from modelyard.plans.weight_formats import weight_problems
 from modelyard.sources.base import Source
 
 
@@ -27,7 +29,8 @@ def preload(spec: LoadSpec, root: Path, source: Source, tuning: Tuning) -> LoadR
 
     Raises:
         SourceChanged: the source does not list what the plan saw.
-        Refused: it lists what cannot be files on a volume, which the plan should have said.
+        Refused: it lists what cannot be files on a volume, or the files did not pass the order's gates.
+        DigestMismatch: the files are not those of the author's SHA256SUMS.
         VersionConflict, VolumeUnusable, NotEnoughSpace: the volume cannot take it.
         SourceUnavailable, ContentMismatch: no retry in here helped.
     """
@@ -43,7 +46,7 @@ def preload(spec: LoadSpec, root: Path, source: Source, tuning: Tuning) -> LoadR
                 finish(layout)
                 state = State.PUBLISHED
             if state is State.PUBLISHED:
-                return _result(published(layout, spec), began)
+                return _result(uphold(layout, spec, published(layout, spec)), began)
             files = _list(spec, source)
             return _load(spec, layout, source, files, tuning, began)
     except OSError as error:
@@ -58,7 +61,7 @@ def _list(spec: LoadSpec, source: Source) -> list[SourceFile]:
             f"{spec.source.uri}: lists {listing.files} files of {format_bytes(listing.bytes)} ({listing.digest}), the plan saw"
             f" {spec.listing.files} of {format_bytes(spec.listing.bytes)} ({spec.listing.digest}); nothing was written: plan again"
         )
-    if problems := path_problems(files):
+    if problems := [*path_problems(files), *weight_problems(files, spec.weights)]:
         raise Refused(problems)
     return files
 
@@ -76,7 +79,8 @@ def _load(spec: LoadSpec, layout: Layout, source: Source, files: list[SourceFile
     fetch = Fetch(source, layout.files, journal, progress, tuning, done_bytes=there, done_files=len(files) - len(todo))
     fetch.run(todo)
     progress.update(spec.listing.bytes, spec.listing.files, final=True)
-    manifest = publish(layout, spec, _records(journal, files))
+    records = _records(journal, files)
+    manifest = publish(layout, spec, records, pass_gates(spec, layout.files, records))
     return _result(manifest, began, fetch.fetched_bytes, linked, there - linked + fetch.resumed_bytes)
 
 

@@ -18,6 +18,7 @@ from stat import S_ISREG
 
 from modelyard.errors import VersionConflict, VolumeUnusable
 from modelyard.loader.checksums import sha256_of
+from modelyard.loader.gates import Passed
 from modelyard.loader.killpoints import kill_point
 from modelyard.loader.layout import Layout, make_directories, read_manifest, remove_tree, sync_directory, walk_files, write_durably
 from modelyard.loader.progress import Reread
@@ -99,9 +100,10 @@ def make_places(layout: Layout) -> None:
     make_directories(layout.target.parent, layout.root)
 
 
-def publish(layout: Layout, spec: LoadSpec, records: list[FileRecord]) -> Manifest:
-    """Make the staged files the version's. They must be durable already."""
-    manifest = Manifest.of(spec.model, spec.source, spec.listing.digest, records, datetime.now(UTC))
+def publish(layout: Layout, spec: LoadSpec, records: list[FileRecord], passed: Passed) -> Manifest:
+    """Make the staged files the version's. They must be durable already, and have passed the gates."""
+    rules = {"weights": passed.weights, "digests_from": passed.digests_from}
+    manifest = Manifest.of(spec.model, spec.source, spec.listing.digest, records, datetime.now(UTC)).model_copy(update=rules)
     make_places(layout)
     write_durably(layout.pending, manifest.model_dump_json(by_alias=True))
     kill_point("pending-written")

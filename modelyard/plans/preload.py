@@ -6,12 +6,14 @@ from dataclasses import dataclass
 
 from modelyard.caches import CacheSpec
 from modelyard.errors import Problem, Refused
-from modelyard.models import Listing, ModelRef, S3Location, SourceFile, summarise
+from modelyard.models import Listing, ModelRef, Pin, S3Location, SourceFile, summarise
 from modelyard.names import name_problem, preload_job_name
 from modelyard.orders import LoadSpec, VerifyLevel
 from modelyard.plans.claim import ClaimFacts, ClaimPlan, plan_claim
+from modelyard.plans.digests import SUMS_NAME, missing_sums
 from modelyard.plans.paths import path_problems
 from modelyard.plans.storage_classes import StorageClassFacts
+from modelyard.plans.weight_formats import weight_problems
 from modelyard.quantities import format_bytes
 
 #: Storage classes whose objects answer no GET before they are restored.
@@ -40,6 +42,7 @@ class PreloadFacts:
     problems: tuple[Problem, ...]
     claim: ClaimFacts | None
     classes: tuple[StorageClassFacts, ...] | None  # None: the account may not list them
+    pin: Pin | None = None  # how the listing was made
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,10 +73,12 @@ class PreloadPlan:
         return self.spec, self.claim
 
 
-def read_listing(files: Iterable[SourceFile], subject: str) -> tuple[Listing, tuple[Problem, ...]]:
-    """Sum a listing up, and say what is wrong with it."""
+def read_listing(files: Iterable[SourceFile], subject: str, cache: CacheSpec) -> tuple[Listing, tuple[Problem, ...]]:
+    """Sum a listing up, and say what is wrong with it, as far as names tell what the cache's gates would refuse."""
     listed = list(files)
-    problems = [*path_problems(listed), *_archived(listed)]
+    problems = [*path_problems(listed), *_archived(listed), *weight_problems(listed, cache.weight_formats)]
+    if listed and cache.require_digests and not any(file.path == SUMS_NAME for file in listed):
+        problems.append(missing_sums(subject))
     if not listed:
         problems.append(Problem(subject, "lists no file", "check the path; a model's files lie directly below it"))
     return summarise(listed), tuple(problems)
@@ -93,7 +98,7 @@ def plan_preload(request: PreloadRequest, facts: PreloadFacts) -> PreloadPlan:
     names = [Problem("model or version", problem, "choose another") for text in (request.model, version) if (problem := name_problem(text))]
     claim = plan_claim(request.cache, facts.claim, facts.classes)
     problems = (*names, *facts.problems, *(claim if isinstance(claim, tuple) else _too_large(request, facts.listing, claim)))
-    spec = None if problems else _spec(request, version, facts.listing)
+    spec = None if problems else _spec(request, version, facts)
     return PreloadPlan(request, facts, f"{request.model}@{version}", None if isinstance(claim, tuple) else claim, spec, problems)
 
 
@@ -108,13 +113,16 @@ def _too_large(request: PreloadRequest, listing: Listing, claim: ClaimPlan) -> l
     ]
 
 
-def _spec(request: PreloadRequest, version: str, listing: Listing) -> LoadSpec:
+def _spec(request: PreloadRequest, version: str, facts: PreloadFacts) -> LoadSpec:
     return LoadSpec(
         model=ModelRef(name=request.model, version=version),
         source=request.source,
-        listing=listing,
+        listing=facts.listing,
         headroom=request.cache.headroom,
         verify=request.verify,
+        weights=request.cache.weight_formats,
+        require_digests=request.cache.require_digests,
+        pin=facts.pin,
     )
 
 
@@ -135,6 +143,7 @@ def describe(plan: PreloadPlan) -> str:
         ("Source", f"`{request.source.uri}`"),
         ("Files", f"{listing.files:,}, {format_bytes(listing.bytes)}"),
         ("Listing", f"`{listing.digest}`"),
+        ("Gates", f"weightFormats `{cache.weight_formats}`, SHA256SUMS {'required' if cache.require_digests else 'honoured where there'}"),
         ("Claim", f"`{cache.namespace}/{cache.claim}`: {_claim(plan)}"),
         ("Job", f"`{preload_job_name(cache.claim, *plan.model.split('@'))}`" if plan.spec else "none"),
         ("Plan", f"`{plan.digest}`"),

@@ -14,8 +14,9 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from modelyard.errors import SourceMissing
-from modelyard.models import Checksum, S3Location, SourceFile
+from modelyard.errors import SourceDenied, SourceMissing
+from modelyard.models import Checksum, Pin, S3Location, SourceFile
+from modelyard.plans.digests import MARKER_NAME
 from modelyard.sources.base import Done, Sink, Transfer
 from modelyard.sources.s3_answers import error_code, full_object_checksum, object_error, source_error
 
@@ -54,32 +55,41 @@ def client_config(*, own_endpoint: bool) -> Config:
 
 
 class S3Source:
-    """A model's files below one prefix of a bucket."""
+    """A model's files below one prefix of a bucket. ``pin`` is how they are listed; None: as the account may, told after the listing."""
 
-    def __init__(self, location: S3Location, client: "S3Client") -> None:
+    def __init__(self, location: S3Location, client: "S3Client", pin: Pin | None = None) -> None:
         self.location = location
+        self.pin = pin
         self._client = client
         self._fetcher: S3Fetcher | None = None
 
     def list(self) -> Iterator[SourceFile]:
         """The objects below the prefix, pinned to their VersionId where the bucket has versions, else to their ETag.
 
-        Folder markers (keys that end in '/' and hold nothing, as S3 consoles make them) are passed over.
+        Passed over are folder markers (keys that end in '/' and hold nothing, as S3 consoles make them) and the marker of an upload.
+
+        Raises:
+            SourceDenied: beside its other reasons, the plan's account could list versions, and this one may not.
         """
-        try:
-            yield from _versions(self._client, self.location)
-        except ClientError as error:
-            if error_code(error) not in _NO_VERSIONS:
+        if self.pin is not Pin.ETAG:
+            try:
+                yield from _versions(self._client, self.location)
+            except ClientError as error:
+                if error_code(error) not in _NO_VERSIONS:
+                    raise source_error(error, self.location.uri) from error
+                if self.pin is Pin.VERSION:
+                    raise _may_not_list_versions(self.location) from error
+            except BotoCoreError as error:
                 raise source_error(error, self.location.uri) from error
-        except BotoCoreError as error:
-            raise source_error(error, self.location.uri) from error
-        else:
-            return
+            else:
+                self.pin = Pin.VERSION
+                return
         # ListObjectVersions is a permission of its own, and some servers lack it: then the ETag is the pin.
         try:
             yield from _objects(self._client, self.location)
         except (ClientError, BotoCoreError) as error:
             raise source_error(error, self.location.uri) from error
+        self.pin = Pin.ETAG
 
     def stat(self, file: SourceFile) -> Checksum | None:
         """The checksum of the whole object as the server keeps it."""
@@ -99,6 +109,13 @@ class S3Source:
 
             self._fetcher = S3Fetcher(self.location)
         return self._fetcher.fetch(file, sink, start, done)
+
+
+def _may_not_list_versions(location: S3Location) -> SourceDenied:
+    return SourceDenied(
+        f"{location.uri}: the plan pinned its objects to their VersionIds, and this account may not list them: grant it"
+        " s3:ListBucketVersions (and s3:GetObjectVersion) as the flow's account has, or take it from both"
+    )
 
 
 def _versions(client: "S3Client", location: S3Location) -> Iterator[SourceFile]:
@@ -122,6 +139,6 @@ def _objects(client: "S3Client", location: S3Location) -> Iterator[SourceFile]:
 
 def _file(location: S3Location, entry: "ObjectVersionTypeDef | ObjectTypeDef", version: str | None) -> SourceFile | None:
     path = entry["Key"].removeprefix(location.directory)
-    if (path.endswith("/") or not path) and not entry["Size"]:
+    if path == MARKER_NAME or ((path.endswith("/") or not path) and not entry["Size"]):
         return None
     return SourceFile(path, entry["Size"], entry.get("ETag"), version, entry.get("StorageClass"))

@@ -23,7 +23,7 @@ FILES = (SourceFile("config.json", 7, etag='"a"'), SourceFile("model.safetensors
 
 
 def facts(*files: SourceFile, classes: tuple[StorageClassFacts, ...] = (NFS,)) -> PreloadFacts:
-    listing, problems = read_listing(files or FILES, SOURCE.uri)
+    listing, problems = read_listing(files or FILES, SOURCE.uri, CACHE)
     return PreloadFacts(listing, problems, None, classes)
 
 
@@ -75,7 +75,7 @@ def test_refusals_name_what_is_wrong(asked: PreloadRequest, seen: PreloadFacts, 
 
 
 def test_an_empty_prefix_is_refused() -> None:
-    listing, problems = read_listing((), SOURCE.uri)
+    listing, problems = read_listing((), SOURCE.uri, CACHE)
     plan = plan_preload(request(), PreloadFacts(listing, problems, None, (NFS,)))
     assert [problem.subject for problem in plan.problems] == ["s3://models/llama/v1/"]
 

@@ -1,0 +1,1 @@
+"""What weight files can do to whoever loads them: pickles run what they import."""
