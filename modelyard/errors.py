@@ -12,8 +12,8 @@
         ├── SourceDenied          credentials are missing, wrong, or do not reach this far
         ├── SourceMissing         no such bucket, prefix or object
         ├── SourceChanged         what the source holds is no longer what the plan saw
-        ├── VersionConflict       this version is on the volume with other content
         ├── DigestMismatch        files are not those whose SHA-256 their author wrote down
+        ├── VersionConflict       this version is on the volume with other content
         ├── NotEnoughSpace        the volume is too small, or became full
         ├── VolumeUnusable        the volume cannot be written or is not what it claims to be
         ├── ClaimUnusable         the claim can never be bound or mounted as it is
@@ -112,6 +112,10 @@ class SourceChanged(Permanent):
     """What the source holds is no longer what the plan saw."""
 
 
+class DigestMismatch(Permanent):
+    """Files are missing, or are not those, whose digests the author wrote into SHA256SUMS; or that file is none."""
+
+
 class VersionConflict(Permanent):
     """The version is on the volume already, with other content; nothing replaces a version in place."""
 
@@ -121,10 +125,6 @@ class NotEnoughSpace(Permanent):
 
 
 class VolumeUnusable(Permanent):
-class DigestMismatch(Permanent):
-    """Files are missing, or are not those, whose digests the author wrote into SHA256SUMS; or that file is none."""
-
-
     """The volume cannot be written to, or lacks what a cache needs."""
 
 
