@@ -12,7 +12,7 @@ from pathlib import Path
 from stat import S_ISDIR, S_ISLNK, S_ISREG
 
 from modelyard.errors import VolumeUnusable
-from modelyard.loader.layout import Layout, first_problem, refuse_links, space_of, tampering, walk_files
+from modelyard.loader.layout import Layout, first_problem, refuse_links, require_volume, space_of, tampering, walk_files
 from modelyard.loader.progress import EntryLog
 from modelyard.loader.publish import size_problem, summary
 from modelyard.models import Manifest, ModelRef
@@ -34,8 +34,7 @@ def inspect(spec: InspectSpec, root: Path) -> InspectResult:
     Raises:
         VolumeUnusable: the volume itself cannot be read. What is wrong with one version is in its entry.
     """
-    if not root.is_dir():
-        raise VolumeUnusable(f"{root}: is not there; mount the volume, or name its directory by MODELYARD_ROOT")
+    require_volume(root)
     log, own = EntryLog(), root / OWN_DIRECTORY
     try:
         space = space_of(root)

@@ -6,6 +6,8 @@ import signal
 _VARIABLE = "MODELYARD_KILL_AT"
 #: In the order in which a load passes them.
 POINTS = ("listing", "first-byte", "mid-file", "before-fsync", "pending-written", "renamed", "published")
+#: In the order in which a removal does.
+REMOVAL_POINTS = ("marked", "moved", "unstaged", "deleting", "deleted", "unmarked")
 
 
 def kill_point(name: str) -> None:

@@ -5,6 +5,7 @@
 <root>/.modelyard/staging/<model>/<version>/         half-done work: journal.jsonl and files/...
 <root>/.modelyard/trash/<time>-<model>@<version>/    what is being removed
 <root>/.modelyard/locks/<model>@<version>.lock       held by whoever works on the version; outlives the staging
+<root>/.modelyard/locks/<model>.lock                 shared by whoever works on any version of the model
 """
 
 import ctypes
@@ -77,6 +78,11 @@ class Layout:
         return self.root / OWN_DIRECTORY / "locks" / f"{self.model}.lock"
 
     @property
+    def model_lock(self) -> Path:
+        """Shared by whoever works on any version of the model."""
+        return self.lock.with_name(f"{self.model.name}.lock")
+
+    @property
     def files(self) -> Path:
         """The staged files: what becomes the target."""
         return self.staging / "files"
@@ -88,7 +94,8 @@ class Layout:
 
     def refuse_links(self) -> None:
         """Raise if any of these paths leads through a symbolic link."""
-        for path in (self.target, self.manifest, self.pending, self.removing, self.lock, self.journal, self.files, self.trash):
+        locks, markers = (self.lock, self.model_lock), (self.manifest, self.pending, self.removing)
+        for path in (self.target, *markers, *locks, self.journal, self.files, self.trash):
             refuse_links(path, self.root)
 
 
@@ -221,6 +228,12 @@ def remove_tree(path: Path) -> None:
 def _ignore_missing(_function: object, _path: str, failure: Any) -> None:  # noqa: ANN401 - shutil's exc_info
     if not isinstance(failure[1], FileNotFoundError):
         raise failure[1]
+
+
+def require_volume(root: Path) -> None:
+    """Raise if the volume is not mounted: made by us, its directory would lie on the node's disk and go with the pod."""
+    if not root.is_dir():
+        raise VolumeUnusable(f"{root}: is not there; mount the volume, or name its directory by MODELYARD_ROOT")
 
 
 def space_of(root: Path) -> VolumeSpace:

@@ -10,17 +10,18 @@ from modelyard.loader.fetch import Fetch
 from modelyard.loader.gates import pass_gates, uphold
 from modelyard.loader.journal import Journal
 from modelyard.loader.killpoints import kill_point
-from modelyard.loader.layout import Layout, make_directories, remove_other_directories, volume_error, walk_files
+from modelyard.loader.layout import Layout, make_directories, remove_other_directories, require_volume, volume_error, walk_files
 from modelyard.loader.link import link_unchanged
 from modelyard.loader.lock import alone
-from modelyard.loader.progress import ProgressLog
+from modelyard.loader.progress import ProgressLog, say
 from modelyard.loader.publish import State, finish, make_places, publish, published, read_state
+from modelyard.loader.remove import finish_removal, is_half_removed
 from modelyard.loader.tuning import Tuning
 from modelyard.models import FileRecord, Manifest, SourceFile, summarise
 from modelyard.orders import LoadResult, LoadSpec
 from modelyard.plans.paths import path_problems
-from modelyard.quantities import format_bytes
 from modelyard.plans.weight_formats import weight_problems
+from modelyard.quantities import format_bytes
 from modelyard.sources.base import Source
 
 
@@ -36,11 +37,13 @@ def preload(spec: LoadSpec, root: Path, source: Source, tuning: Tuning) -> LoadR
     """
     began = time.monotonic()
     layout = Layout(root, spec.model)
-    if not root.is_dir():  # made here, it would lie on the node's disk and go with the pod
-        raise VolumeUnusable(f"{root}: is not there; mount the volume, or name its directory by MODELYARD_ROOT")
+    require_volume(root)
     try:
         layout.refuse_links()
         with alone(layout):
+            if is_half_removed(layout):
+                say("note", message=f"{layout.model}: its removal was stopped half-way; it is finished, then the version is loaded again")
+                finish_removal(layout)
             state = read_state(layout)
             if state is State.RENAMED:
                 finish(layout)

@@ -95,9 +95,13 @@ def finish(layout: Layout) -> None:
 
 
 def make_places(layout: Layout) -> None:
-    """Make the directories that publishing renames into. Before the fetch, so that its last sync makes their own names durable."""
+    """Make the directories that publishing, and some day the removal, rename into.
+
+    Before the fetch, so that its last sync makes their own names durable; a removal may find no room for a directory.
+    """
     make_directories(layout.pending.parent, layout.root)
     make_directories(layout.target.parent, layout.root)
+    make_directories(layout.trash, layout.root)
 
 
 def publish(layout: Layout, spec: LoadSpec, records: list[FileRecord], passed: Passed) -> Manifest:

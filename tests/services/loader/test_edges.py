@@ -16,7 +16,7 @@ from modelyard.loader import __main__ as command
 from modelyard.loader import progress
 from modelyard.loader.checksums import sha256_of
 from modelyard.loader.layout import Layout
-from modelyard.loader.preload import _alone
+from modelyard.loader.lock import alone
 from modelyard.loader.publish import State, check_files, read_state
 from modelyard.models import FileRecord, Manifest, ModelRef, S3Location
 from modelyard.orders import LoadResult, VerifyLevel
@@ -39,7 +39,7 @@ def flock_says(code: int, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("code", [errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOLCK])
 def test_a_volume_without_locks(code: int, layout: Layout, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     flock_says(code, monkeypatch)
-    with _alone(layout):
+    with alone(layout):
         told = json.loads(capsys.readouterr().out)
     assert told["event"] == "note"
     assert "has no locks" in told["message"]
@@ -48,7 +48,7 @@ def test_a_volume_without_locks(code: int, layout: Layout, monkeypatch: pytest.M
 @pytest.mark.parametrize(("code", "kind"), [(errno.EAGAIN, LoaderInterrupted), (errno.EIO, OSError)])
 def test_a_lock_that_is_not_had(code: int, kind: type[Exception], layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
     flock_says(code, monkeypatch)
-    with pytest.raises(kind), _alone(layout):
+    with pytest.raises(kind), alone(layout):
         raise AssertionError
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from modelyard.models import ModelRef
+from modelyard.orders import RemoveSpec
 from tests.services.fault_proxy import Fault, FaultProxy, Kind
 from tests.services.loader.uploads import MIB
 from tests.services.s3_fixtures import Bucket, Loader, assert_absent, assert_published
@@ -96,3 +98,14 @@ def test_what_is_finished_gives_no_room(bucket: Bucket, small_loader: Loader) ->
     fill(small_loader.root / "neighbour")
     small_loader.run(spec).failed("NotEnoughSpace", "needs 10.0 MiB", "nothing was written")
     assert_absent(small_loader.root)
+
+
+def test_a_version_is_removed_from_a_full_volume(bucket: Bucket, small_loader: Loader) -> None:
+    bucket.put({"large": bytes(30 * MIB), "dir/small": b"small"})
+    small_loader.run(bucket.spec()).succeeded()
+    fill(small_loader.root / "neighbour")
+    result = small_loader.run(RemoveSpec(model=ModelRef(name="m", version="v1"))).succeeded()
+    assert result["freed_bytes"] == 30 * MIB + 5
+    assert not (small_loader.root / "m").exists()
+    stat = os.statvfs(small_loader.root)
+    assert stat.f_bavail * stat.f_frsize >= 30 * MIB
