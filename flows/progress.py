@@ -8,6 +8,7 @@ from uuid import UUID
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.logging import get_run_logger
 
+from flows.catalogue import Catalogued
 from modelyard.orders import Progress
 from modelyard.quantities import format_bytes, format_duration
 
@@ -16,10 +17,11 @@ _WHOLE = 100.0
 
 
 class LoadProgress:
-    """Shows one load's progress under the key of its subject."""
+    """Shows one load's progress under the key of its subject, and in the catalogue's ``entry`` where there is one."""
 
-    def __init__(self, key: str, subject: str) -> None:
+    def __init__(self, key: str, subject: str, entry: Catalogued | None = None) -> None:
         self._subject = subject
+        self._entry = entry
         created = create_progress_artifact(progress=0.0, key=key, description=f"{subject}: waiting for the loader", _sync=True)  # type: ignore[call-arg]  # Prefect's async_dispatch adds _sync
         self._artifact = cast("UUID", created)
         self._last = self._share = 0.0
@@ -32,6 +34,8 @@ class LoadProgress:
             return
         self._last = now
         self._show(percent(seen), f"{self._subject}: {describe(seen)}")
+        if self._entry:
+            self._entry.progress(seen)
 
     def finish(self, text: str) -> None:
         """Show the end."""
@@ -41,6 +45,8 @@ class LoadProgress:
         """Show why nothing moves."""
         get_run_logger().warning(text)
         self._update(f"{self._subject}: {text}")
+        if self._entry:
+            self._entry.note(text)
 
     def _show(self, share: float, text: str) -> None:
         self._share = share
