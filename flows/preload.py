@@ -10,6 +10,7 @@ from prefect.logging import get_run_logger
 from pydantic import Field
 
 from blocks import Cluster, ModelCache, S3Source, load_block
+from flows.catalogue import Catalogued, catalogued
 from flows.orders import carry_out
 from flows.progress import LoadProgress
 from flows.retries import retried
@@ -19,6 +20,7 @@ from modelyard.kube.run_loader import end_jobs_of_run, end_never_started
 from modelyard.models import Value
 from modelyard.names import slug
 from modelyard.orders import LoadResult, LoadSpec, VerifyLevel
+from modelyard.plans.catalogue import Source
 from modelyard.plans.claim import ClaimPlan
 from modelyard.plans.preload import PreloadFacts, PreloadPlan, PreloadRequest, describe, plan_preload, read_listing
 from modelyard.plans.storage_classes import class_table
@@ -96,9 +98,12 @@ def preload_model(  # noqa: PLR0913, PLR0917 - these are the fields of the form
     publish_plan(plan)
     if dry_run:
         return report_of(plan)
-    spec, claim = plan.approved()
-    provide_claim(plan, claim, kube)
-    result = load(spec, plan, files, kube)
+    with catalogued(kube, plan, Source(source, path)) as entry:
+        spec, claim = plan.approved()
+        entry.loading()
+        provide_claim(plan, claim, kube)
+        result = load(spec, plan, files, kube, entry)
+        entry.ready(result)
     publish_result(plan, result)
     return report_of(plan, result)
 
@@ -122,9 +127,9 @@ def provide_claim(plan: PreloadPlan, claim: ClaimPlan, kube: Kube) -> None:
 
 
 @task(task_run_name="load-{plan.model}", **retried(ClusterUnavailable, LoaderInterrupted))
-def load(spec: LoadSpec, plan: PreloadPlan, source: S3Source, kube: Kube) -> LoadResult:
+def load(spec: LoadSpec, plan: PreloadPlan, source: S3Source, kube: Kube, entry: Catalogued) -> LoadResult:
     """Run the loader's Job beside the volume, or join the one that runs; returns when the version is there."""
-    progress = LoadProgress(artifact_key(plan, "progress"), plan.model)
+    progress = LoadProgress(artifact_key(plan, "progress"), plan.model, entry)
     cache, secrets = plan.request.cache, source.secret_data()
     report = carry_out(
         kube, spec, cache, LoadResult, timeout=LOAD_TIMEOUT, secret_data=secrets, on_progress=progress, on_note=progress.note
