@@ -372,6 +372,7 @@ class CheckSpec(Order):
     step: CheckStep
     nonce: str = Field(pattern=r"^[0-9a-f]{16,64}$")
     bytes: int = Field(default=256 * 1024 * 1024, ge=1024 * 1024)
+    patience: float = Field(default=90.0, ge=0)  # seconds a reader looks for the nonce; nfs(5) may hide a file for a minute (acdirmax)
     node: str | None = None
 
     def job_name(self, claim: str, run_id: str) -> str:

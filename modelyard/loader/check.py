@@ -22,8 +22,6 @@ from modelyard.names import OWN_DIRECTORY
 from modelyard.orders import Ability, CheckResult, CheckSpec, CheckStep, Lack
 
 _MIB = 1024 * 1024
-#: A pod on another node may have the directory in its cache for so long: acdirmax of nfs(5).
-_VISIBLE_SECONDS = 90.0
 #: Some servers count what was written only after a while.
 _SPACE_TRIES, _SPACE_PAUSE = 5, 1.0
 #: A check that was killed before it cleaned up is no longer waited for.
@@ -137,9 +135,9 @@ def _read(spec: CheckSpec, root: Path, place: Path) -> Found:
     found: Found = {"space": space_of(root)}
     try:
         refuse_links(place / _MARK, root)
-        told = _await_mark(place / _MARK)
+        told = _await_mark(place / _MARK, spec.patience)
         if told is None:
-            what = f"what the writing pod left is not there after {_VISIBLE_SECONDS:.0f} s"
+            what = f"what the writing pod left is not there after {spec.patience:.0f} s"
             return {**found, "lacks": (lack(Ability.VISIBLE, what),)}
         found |= _measure_reading(place / _DATA)
         if (told["nonce"], told["bytes"]) != (spec.nonce, found["measured_bytes"]) or told["sha256"] != sha256_of(
@@ -151,8 +149,8 @@ def _read(spec: CheckSpec, root: Path, place: Path) -> Found:
     return {**found, "works": (Ability.VISIBLE,)}
 
 
-def _await_mark(path: Path) -> dict[str, object] | None:
-    deadline = time.monotonic() + _VISIBLE_SECONDS
+def _await_mark(path: Path, patience: float) -> dict[str, object] | None:
+    deadline = time.monotonic() + patience
     while True:
         with suppress(FileNotFoundError):
             told: dict[str, object] = json.loads(path.read_text())
