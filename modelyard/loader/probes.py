@@ -6,6 +6,7 @@ A probe raises ``Lacking`` with what it saw, or the OSError that it met. It leav
 import fcntl
 import mmap
 import os
+import re
 import subprocess
 import sys
 import unicodedata
@@ -17,6 +18,8 @@ from modelyard.names import MAX_FILE_NAME
 from modelyard.orders import Ability, Lack
 
 _SEEN_CHARS = 140
+#: How the kernel writes a space in a path, for one.
+_OCTAL = re.compile(r"\\([0-7]{3})")
 _BLOCK = 4096
 _LOCK_SECONDS = 30
 #: Exit code of the second process when it gets the lock that the first one holds.
@@ -207,4 +210,4 @@ def _mounts() -> Iterator[tuple[str, str]]:
     for line in Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines():
         before, _, after = line.partition(" - ")
         point, (kind, source) = before.split()[4], after.split()[:2]
-        yield point.encode().decode("unicode_escape"), f"{kind} ({source})"  # a space is written \040
+        yield _OCTAL.sub(lambda found: chr(int(found[1], 8)), point), f"{kind} ({source})"
