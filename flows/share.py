@@ -1,0 +1,315 @@
+"""Share a cache with other namespaces, each with a read-only copy of its claim; and take copies away again."""
+
+from datetime import timedelta
+from typing import Annotated, Any
+
+from prefect import Flow, flow, task
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.client.schemas.objects import FlowRun, State
+from prefect.logging import get_run_logger
+from pydantic import Field
+
+from blocks import Cluster, ModelCache, load_block
+from flows.orders import carry_out
+from flows.retries import retried
+from modelyard.caches import CacheSpec
+from modelyard.errors import ClusterUnavailable, LoaderInterrupted, VolumeUnusable
+from modelyard.kube.client import Kube
+from modelyard.kube.run_loader import end_jobs_of_run, end_never_started
+from modelyard.models import Value
+from modelyard.names import slug
+from modelyard.orders import InspectResult, InspectSpec, VersionEntry, VersionState
+from modelyard.plans.sharing import ShareAction, SharePlan, TargetPlan, describe_sharing, plan_sharing, share_table
+from modelyard.plans.unsharing import UnsharePlan, describe_unsharing, plan_unsharing
+from modelyard.volumes.claims import wait_bound
+from modelyard.volumes.sharing import hold_original, make_copy, originals, release_original, remove_copy
+from modelyard.volumes.sharing_facts import read_shared, read_source, read_target
+from modelyard.volumes.users import wanted_namespaces
+
+INSPECT_TIMEOUT = timedelta(minutes=30)
+BIND_TIMEOUT = timedelta(minutes=5)
+REMOVE_TIMEOUT = timedelta(minutes=5)
+ShortText = Annotated[str, Field(min_length=1, max_length=100)]
+Namespaces = Annotated[list[Annotated[str, Field(min_length=1, max_length=63)]], Field(max_length=200)]
+Versions = dict[str, str]
+
+
+class SharedNamespace(Value):
+    """One namespace after, or before, a run: ``versions`` are those that a pod there sees, by path; None where none looked."""
+
+    namespace: str
+    action: str
+    changes: tuple[str, ...] = ()
+    versions: dict[str, str] | None = None
+
+
+class ShareReport(Value):
+    """What sharing or unsharing did, or would do."""
+
+    cache: str
+    claim: str
+    namespaces: tuple[SharedNamespace, ...] = ()
+    problems: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def end_never_started_checks(flow: "Flow[Any, Any]", flow_run: FlowRun, state: "State[Any]") -> None:  # noqa: ARG001 - Prefect's names
+    """Delete the Jobs of a crashed run that never began."""
+    kube, namespaces = _places_of(flow_run)
+    for namespace in namespaces:
+        end_never_started(kube, namespace, str(flow_run.id))
+
+
+def end_checks(flow: "Flow[Any, Any]", flow_run: FlowRun, state: "State[Any]") -> None:  # noqa: ARG001 - Prefect calls by these names
+    """Delete the Jobs of a cancelled run. Copies that it made stay."""
+    kube, namespaces = _places_of(flow_run)
+    for namespace in namespaces:
+        end_jobs_of_run(kube, namespace, str(flow_run.id))
+
+
+def _places_of(run: FlowRun) -> tuple[Kube, tuple[str, ...]]:
+    """Where a run's Jobs may be, by the blocks that its parameters name."""
+    kube, cache = _loaded(run.parameters.get("cache", "default"), run.parameters.get("cluster", "default"))
+    return kube, (cache.namespace, *(run.parameters.get("namespaces") or cache.share_with))
+
+
+def _loaded(cache: str, cluster: str) -> tuple[Kube, CacheSpec]:
+    return Kube(load_block(Cluster, cluster).get_client()), load_block(ModelCache, cache).spec()
+
+
+@flow(name="share-cache", flow_run_name="share-{cache}", on_cancellation=[end_checks], on_crashed=[end_never_started_checks])
+def share_cache(
+    namespaces: Namespaces = [],  # noqa: B006 - Prefect copies it; a form shows a list
+    cache: ShortText = "default",
+    cluster: ShortText = "default",
+    dry_run: bool = False,  # noqa: FBT001, FBT002 - a flow's parameters are given by name
+) -> ShareReport:
+    """Give namespaces a read-only copy of a cache's claim, under the same name, and check it from a pod there.
+
+    Safe to run again after any end: what is there is kept, what is missing is made, and what others changed is shown and refused.
+
+    Args:
+        namespaces: Namespaces to share with; none: those of the cache's shareWith.
+        cache: Name of the Modelyard Model Cache block to share.
+        cluster: Name of the Modelyard Cluster block the cache lies in.
+        dry_run: Only publish the plan; change nothing.
+
+    Raises:
+        Refused: the plan holds problems; all of them are listed, and nothing was changed.
+        VolumeUnusable: a pod in one of the namespaces sees other models than the cache holds.
+    """
+    kube, spec = _loaded(cache, cluster)
+    plan = resolve_sharing(spec, tuple(namespaces) or spec.share_with, kube)
+    publish_plan(plan)
+    if dry_run:
+        return report_of(plan)
+    return publish_report(plan, share(plan.approved(), plan, kube))
+
+
+@flow(name="unshare-cache", flow_run_name="unshare-{cache}")
+def unshare_cache(
+    namespaces: Namespaces = [],  # noqa: B006 - Prefect copies it; a form shows a list
+    cache: ShortText = "default",
+    cluster: ShortText = "default",
+    dry_run: bool = False,  # noqa: FBT001, FBT002 - a flow's parameters are given by name
+) -> ShareReport:
+    """Take the copies of a cache's claim away, unless something in their namespaces uses them. The cache itself is not touched.
+
+    Args:
+        namespaces: Namespaces whose copies go; none: all that have one.
+        cache: Name of the Modelyard Model Cache block.
+        cluster: Name of the Modelyard Cluster block the cache lies in.
+        dry_run: Only publish the plan; change nothing.
+
+    Raises:
+        Refused: a copy is in use, or is not as Modelyard made it; all such are listed, and nothing was changed.
+    """
+    kube, spec = _loaded(cache, cluster)
+    plan = resolve_unsharing(spec, tuple(namespaces), kube)
+    create_markdown_artifact(describe_unsharing(plan), key=slug(f"unshare-{spec.name}", 200), description=f"Unshare {spec.name}")
+    if dry_run:
+        return unshare_report(plan)
+    removed, notes = unshare(plan.approved(), spec, kube)
+    return unshare_report(plan, removed, notes)
+
+
+def share_where_wanted(cache: str = "default", cluster: str = "default") -> ShareReport:
+    """Make the copies that the cache's shareWith and shareOnDemand ask for; for other flows to call.
+
+    A namespace with a problem is left out and told of in the report and the log; those that have a copy are not checked again.
+    """
+    log = get_run_logger()
+    kube, spec = _loaded(cache, cluster)
+    namespaces = find_wanted(spec, kube)
+    if not namespaces:
+        return ShareReport(cache=spec.name, claim=f"{spec.namespace}/{spec.claim}")
+    plan = resolve_sharing(spec, namespaces, kube)
+    for problem in plan.problems:
+        log.warning("not shared: %s", problem)
+    due = () if plan.source_problems else tuple(each for each in plan.targets if not each.problems and each.action is not ShareAction.KEEP)
+    return report_of(plan, share(due, plan, kube) if due else ())
+
+
+@task(task_run_name="wanted-{cache.claim}", **retried())
+def find_wanted(cache: CacheSpec, kube: Kube) -> tuple[str, ...]:
+    """The namespaces that are to have a copy."""
+    return wanted_namespaces(kube, cache)
+
+
+@task(task_run_name="resolve-{cache.claim}", **retried())
+def resolve_sharing(cache: CacheSpec, namespaces: tuple[str, ...], kube: Kube) -> SharePlan:
+    """Read the facts once, and plan."""
+    source, original = read_source(kube, cache)
+    return plan_sharing(cache, source, tuple(read_target(kube, cache, original, name) for name in dict.fromkeys(namespaces)))
+
+
+@task(task_run_name="resolve-{cache.claim}", **retried())
+def resolve_unsharing(cache: CacheSpec, namespaces: tuple[str, ...], kube: Kube) -> UnsharePlan:
+    """Read the facts once, and plan."""
+    return plan_unsharing(cache, read_shared(kube, cache, tuple(dict.fromkeys(namespaces))))
+
+
+def share(targets: tuple[TargetPlan, ...], plan: SharePlan, kube: Kube) -> tuple[SharedNamespace, ...]:
+    """Make and check the copies of namespaces without problems."""
+    cache = plan.cache
+    hold(cache, kube)
+    changes = {target.namespace: provide_copy(cache, target.namespace, kube) for target in targets}
+    hold(cache, kube)  # an unshare that ran beside this one may have given the policy back before it saw the new copies
+    held = inspect(cache, kube)
+    seen = {target.namespace: check_copy(cache, target.namespace, held, kube) for target in targets}
+    return tuple(
+        SharedNamespace(namespace=each.namespace, action=each.action, changes=changes[each.namespace], versions=seen[each.namespace])
+        for each in targets
+    )
+
+
+@task(task_run_name="hold-{cache.claim}", **retried())
+def hold(cache: CacheSpec, kube: Kube) -> None:
+    """Hold the original's reclaim policy at Retain, where that is Modelyard's to do."""
+    if hold_original(kube, cache):
+        get_run_logger().info("the reclaim policy of the cache's PersistentVolume is held at Retain until the last copy is gone")
+
+
+@task(task_run_name="copy-{namespace}", **retried())
+def provide_copy(cache: CacheSpec, namespace: str, kube: Kube) -> tuple[str, ...]:
+    """Make the volume and the claim that are missing, and wait until the claim is bound."""
+    log = get_run_logger()
+    changes = tuple(map(str, make_copy(kube, cache, namespace)))
+    for change in changes:
+        log.info("%s", change)
+    wait_bound(kube, namespace, cache.claim, BIND_TIMEOUT.total_seconds(), on_note=log.warning)
+    return changes
+
+
+@task(task_run_name="inspect-{cache.namespace}", **retried(ClusterUnavailable, LoaderInterrupted))
+def inspect(cache: CacheSpec, kube: Kube) -> Versions:
+    """The ready versions that a pod beside the claim sees: each one's digest, by its path."""
+    report = carry_out(kube, InspectSpec(), cache, InspectResult, timeout=INSPECT_TIMEOUT)
+    fields = VersionEntry.model_fields
+    entries = [VersionEntry.model_validate({key: value for key, value in each.items() if key in fields}) for each in report.entries]
+    return {entry.path: entry.digest or "" for entry in entries if entry.state is VersionState.READY}
+
+
+def check_copy(cache: CacheSpec, namespace: str, held: Versions, kube: Kube) -> Versions:
+    """What a pod in ``namespace`` sees on the copy.
+
+    Raises:
+        VolumeUnusable: it lacks a version that the cache holds, before and after, or sees another digest of it.
+    """
+    there = cache.model_copy(update={"namespace": namespace, "base_name": cache.claim, "pvc_name_suffix": "", "service_account": None})
+    seen = inspect(there, kube)
+    if missing(held, seen) and (lost := missing(inspect(cache, kube), seen)):  # what was removed meanwhile is not missing
+        raise VolumeUnusable(
+            f"a pod in namespace {namespace} sees other models on claim {cache.claim} than the cache holds: {', '.join(lost)};"
+            " see that the volume's server and path, and for hostPath the node, are the same there"
+        )
+    return seen
+
+
+def missing(held: Versions, seen: Versions) -> tuple[str, ...]:
+    """The versions that are not seen with the digest that they are held with."""
+    return tuple(path for path, digest in sorted(held.items()) if seen.get(path) != digest)
+
+
+def unshare(namespaces: tuple[str, ...], cache: CacheSpec, kube: Kube) -> tuple[tuple[SharedNamespace, ...], tuple[str, ...]]:
+    """Remove the copies, and give the original its policy back after the last one; gives what was removed, and what is to be known."""
+    names = find_originals(cache, kube)
+    removed = tuple(
+        SharedNamespace(namespace=namespace, action="removed", changes=take_copy_away(cache, namespace, kube)) for namespace in namespaces
+    )
+    notes = [release(cache, name, kube) for name in sorted(names)]
+    return removed, tuple(note for note in notes if note)
+
+
+@task(task_run_name="originals-{cache.claim}", **retried())
+def find_originals(cache: CacheSpec, kube: Kube) -> frozenset[str]:
+    """The volumes whose policy may be held for the copies."""
+    return originals(kube, cache)
+
+
+@task(task_run_name="remove-{namespace}", **retried(ClusterUnavailable))
+def take_copy_away(cache: CacheSpec, namespace: str, kube: Kube) -> tuple[str, ...]:
+    """Remove the claim and then its volume, and wait until they are gone."""
+    removed = remove_copy(kube, cache, namespace, REMOVE_TIMEOUT.total_seconds())
+    for subject in removed:
+        get_run_logger().info("%s removed", subject)
+    return removed
+
+
+@task(task_run_name="release-{name}", **retried())
+def release(cache: CacheSpec, name: str, kube: Kube) -> str | None:
+    """Give the original its reclaim policy back if the last copy is gone."""
+    if note := release_original(kube, cache, name):
+        get_run_logger().info("%s", note)
+        return note
+    return None
+
+
+def publish_plan(plan: SharePlan) -> None:
+    """The plan as an artifact of the cache."""
+    key = slug(f"share-{plan.cache.name}-plan", 200)
+    create_markdown_artifact(describe_sharing(plan), key=key, description=f"Share {plan.cache.name}")
+
+
+def publish_report(plan: SharePlan, shared: tuple[SharedNamespace, ...]) -> ShareReport:
+    """What is shared now, as an artifact of the cache: its page is the cache's history."""
+    seen = {each.namespace: each for each in shared}
+    table = [{**row, "models": _models(seen.get(row["namespace"]))} for row in share_table(plan)]
+    create_table_artifact(
+        table, key=slug(f"share-{plan.cache.name}", 200), description=f"Copies of {plan.cache.namespace}/{plan.cache.claim}"
+    )
+    return report_of(plan, shared)
+
+
+def _models(shared: SharedNamespace | None) -> str:
+    if shared is None or shared.versions is None:
+        return "not looked at"
+    return ", ".join(sorted(shared.versions)) or "none yet"
+
+
+def report_of(plan: SharePlan, shared: tuple[SharedNamespace, ...] = ()) -> ShareReport:
+    """The flow's result: the namespaces as they are, or are planned."""
+    done = {each.namespace: each for each in shared}
+    namespaces = (
+        done.get(each.namespace) or SharedNamespace(namespace=each.namespace, action="refused" if each.problems else str(each.action))
+        for each in plan.targets
+    )
+    return ShareReport(
+        cache=plan.cache.name,
+        claim=f"{plan.cache.namespace}/{plan.cache.claim}",
+        namespaces=tuple(namespaces),
+        problems=tuple(map(str, plan.problems)),
+        notes=plan.notes,
+    )
+
+
+def unshare_report(plan: UnsharePlan, removed: tuple[SharedNamespace, ...] = (), notes: tuple[str, ...] = ()) -> ShareReport:
+    """The flow's result: what was removed, or would be."""
+    planned = tuple(SharedNamespace(namespace=namespace, action="remove") for namespace in plan.namespaces)
+    return ShareReport(
+        cache=plan.cache.name,
+        claim=f"{plan.cache.namespace}/{plan.cache.claim}",
+        namespaces=removed or planned,
+        problems=tuple(map(str, plan.problems)),
+        notes=(*plan.notes, *notes),
+    )
