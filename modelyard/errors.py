@@ -4,6 +4,7 @@
     ├── Temporary                 another try may succeed; ``delay`` says after how long at best
     │   ├── SourceUnavailable     throttled, unreachable, or the connection broke
     │   ├── ClusterUnavailable    the API server does not answer
+    │   ├── RegistryUnavailable   throttled, unreachable, or the connection or the upload broke
     │   ├── ContentMismatch       bytes arrived that are not what the source says it holds
     │   ├── ClaimPending          the claim is not bound yet, and nothing says that it cannot be
     │   └── LoaderInterrupted     the loader's pod or Job went away before it said how it ended
@@ -17,6 +18,10 @@
         ├── NotEnoughSpace        the volume is too small, or became full
         ├── VolumeUnusable        the volume cannot be written or is not what it claims to be
         ├── ClaimUnusable         the claim can never be bound or mounted as it is
+        ├── RegistryDenied        credentials are missing, wrong, or do not reach this far
+        ├── RegistryMissing       no such image, or not for this platform
+        ├── RegistryRefused       the registry does not take what it is sent
+        ├── TagTaken              the tag names another image, and nobody asked to move it
         ├── ClusterRefused        the API server refused a request (forbidden, invalid, quota)
         └── LoaderFailed          the loader ended with an error that is none of the above
 
@@ -62,6 +67,10 @@ class SourceUnavailable(Temporary):
 
 class ClusterUnavailable(Temporary):
     """The API server does not answer, or answers that it cannot now."""
+
+
+class RegistryUnavailable(Temporary):
+    """The registry is throttling, unreachable, or broke the connection or the upload."""
 
 
 class ContentMismatch(Temporary):
@@ -130,6 +139,22 @@ class VolumeUnusable(Permanent):
 
 class ClaimUnusable(Permanent):
     """The claim can never be bound or mounted as it is."""
+
+
+class RegistryDenied(Permanent):
+    """The registry's credentials are missing, wrong, or not allowed to do this."""
+
+
+class RegistryMissing(Permanent):
+    """There is no such image, or none of it for this platform."""
+
+
+class RegistryRefused(Permanent):
+    """The registry does not take what it is sent, or its answers cannot be understood."""
+
+
+class TagTaken(Permanent):
+    """The tag names another image; it is moved only when that is asked for."""
 
 
 class ClusterRefused(Permanent):

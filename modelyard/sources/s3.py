@@ -6,6 +6,7 @@ Credentials come from where boto3 looks for them: the environment of the loader'
 
 import os
 import re
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
     from mypy_boto3_s3.type_defs import ObjectTypeDef, ObjectVersionTypeDef
 
-    from modelyard.sources.s3_fetch import S3Fetcher
+    from modelyard.sources.s3_fetch import S3Access, S3Fetcher
 
 _NO_VERSIONS = {"AccessDenied", "NotImplemented", "MethodNotAllowed", "403", "501", "405"}
 
@@ -55,13 +56,18 @@ def client_config(*, own_endpoint: bool) -> Config:
 
 
 class S3Source:
-    """A model's files below one prefix of a bucket. ``pin`` is how they are listed; None: as the account may, told after the listing."""
+    """A model's files below one prefix of a bucket. ``pin`` is how they are listed; None: as the account may, told after the listing.
 
-    def __init__(self, location: S3Location, client: "S3Client", pin: Pin | None = None) -> None:
+    ``access`` is what the bytes are read with where the environment does not hold it.
+    """
+
+    def __init__(self, location: S3Location, client: "S3Client", pin: Pin | None = None, access: "S3Access | None" = None) -> None:
         self.location = location
         self.pin = pin
         self._client = client
+        self._access = access
         self._fetcher: S3Fetcher | None = None
+        self._starting = threading.Lock()
 
     def list(self) -> Iterator[SourceFile]:
         """The objects below the prefix, pinned to their VersionId where the bucket has versions, else to their ETag.
@@ -104,10 +110,11 @@ class S3Source:
 
     def fetch(self, file: SourceFile, sink: Sink, start: int, done: Done) -> Transfer:
         """Push the object's bytes from ``start`` on into ``sink``, through the AWS Common Runtime."""
-        if self._fetcher is None:
-            from modelyard.sources.s3_fetch import S3Fetcher  # noqa: PLC0415 - 0.2 s and 30 MB that a listing does not need
+        with self._starting:
+            if self._fetcher is None:
+                from modelyard.sources.s3_fetch import S3Fetcher  # noqa: PLC0415 - 0.2 s and 30 MB that a listing does not need
 
-            self._fetcher = S3Fetcher(self.location)
+                self._fetcher = S3Fetcher(self.location, self._access)
         return self._fetcher.fetch(file, sink, start, done)
 
 

@@ -9,6 +9,7 @@ import os
 import re
 import threading
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -24,6 +25,7 @@ from awscrt.s3 import (
     S3ResponseError,
     create_default_s3_signing_config,
 )
+from botocore.credentials import Credentials
 from botocore.session import get_session
 
 from modelyard.errors import ContentMismatch, ModelyardError, SourceUnavailable
@@ -43,21 +45,32 @@ _CHANGED_STATUS = {404, 412}
 _MISMATCH = "AWS_ERROR_S3_RESPONSE_CHECKSUM_MISMATCH"
 
 
+@dataclass(frozen=True, slots=True)
+class S3Access:
+    """What objects are read with where it is not the environment's: boto3's credentials, and an authority as PEM text."""
+
+    credentials: Credentials | None = field(default=None, repr=False)
+    authority: str | None = None
+
+
 class S3Fetcher:
     """Fetches objects of one location. One per process: the CRT keeps threads and connections."""
 
-    def __init__(self, location: S3Location) -> None:
+    def __init__(self, location: S3Location, access: S3Access | None = None) -> None:
         self._location = location
+        access = access or S3Access()
         self._host, self._base, tls = address(location)
         options = TlsContextOptions()
-        if ca_bundle := os.environ.get("AWS_CA_BUNDLE"):
+        if access.authority:
+            options.override_default_trust_store(access.authority.encode())
+        elif ca_bundle := os.environ.get("AWS_CA_BUNDLE"):
             options.override_default_trust_store_from_path(None, ca_bundle)
         connection = ClientTlsContext(options).new_connection_options()
         loops = EventLoopGroup(_EVENT_LOOPS)
         self._client = S3Client(
             bootstrap=ClientBootstrap(loops, DefaultHostResolver(loops)),
             region=location.region,
-            signing_config=create_default_s3_signing_config(region=location.region, credential_provider=_credentials(location)),
+            signing_config=create_default_s3_signing_config(region=location.region, credential_provider=_credentials(location, access)),
             tls_mode=S3RequestTlsMode.ENABLED if tls else S3RequestTlsMode.DISABLED,
             tls_connection_options=connection if tls else None,
             part_size=PART_SIZE,
@@ -165,9 +178,9 @@ def address(location: S3Location) -> tuple[str, str, bool]:
     return f"{location.bucket}.{domain}", "/", True
 
 
-def _credentials(location: S3Location) -> AwsCredentialsProvider:
+def _credentials(location: S3Location, access: S3Access) -> AwsCredentialsProvider:
     """boto3's own credentials, so that listing and reading never differ; temporary ones are refreshed by botocore."""
-    found = get_session().get_credentials()
+    found = access.credentials or get_session().get_credentials()
     if found is None:
         raise no_credentials(location.uri)
 

@@ -1,0 +1,41 @@
+"""What registries are known to differ in. What is not in the table is taken to do as the specification says.
+
+Each row is what its vendor documents or users report; none of these services was met in this project's own tests.
+"""
+
+import re
+from dataclasses import dataclass
+
+_MIB = 1024 * 1024
+_GIB = 1024 * _MIB
+
+#: Image layers that every runtime mounts: CRI-O takes 128, docker and podman 127; overlayfs's options must fit in a page.
+MAX_LAYERS = 120
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """``max_layer``: bytes, None if none is known. ``resume``: whether the offset that it tells of a broken upload can be believed.
+    ``chunked``: whether a long body must come without its size told.
+    """
+
+    max_layer: int | None = None
+    resume: bool = True
+    chunked: bool = False
+
+
+_KNOWN = (
+    # https://docs.aws.amazon.com/AmazonECR/latest/userguide/service-quotas.html; its Range stays at the first chunk
+    (r".+\.dkr\.ecr(-fips)?\..+\.amazonaws\.com(\.cn)?", Limits(max_layer=52_000 * _MIB, resume=False)),
+    (r"public\.ecr\.aws", Limits(max_layer=10_000 * _MIB, resume=False)),
+    # A PATCH with a Content-Length above 4 MiB is answered with 416
+    (r"ghcr\.io", Limits(max_layer=10 * _GIB, resume=False, chunked=True)),
+    (r"(.+-docker\.pkg\.dev|gcr\.io|.+\.gcr\.io)", Limits(resume=False)),
+    # https://learn.microsoft.com/en-us/azure/container-registry/container-registry-skus
+    (r".+\.azurecr\.(io|cn|us)", Limits(max_layer=200 * _GIB, resume=False)),
+)
+
+
+def limits_of(host: str) -> Limits:
+    """What is known of the registry at ``host``."""
+    return next((limits for pattern, limits in _KNOWN if re.fullmatch(pattern, host)), Limits())

@@ -1,0 +1,69 @@
+"""Counting over all layers of a build, from any thread: what was read, what was sent, how far it is."""
+
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass, field
+
+from modelyard.orders import Progress
+from modelyard.plans.modelcar import LayerPlan
+
+#: The rate is that of the last seconds, so that a stall shows and an old burst is forgotten.
+_WINDOW_SECONDS = 15.0
+
+
+@dataclass(slots=True)
+class Meter:
+    """One build's counts. A layer counts for the bytes of its files, as far as they were sent; one that begins anew takes them back."""
+
+    total_bytes: int
+    total_files: int
+    read: int = 0
+    sent: int = 0
+    _files: int = 0
+    _done: int = 0
+    _under_way: dict[str, int] = field(default_factory=dict)
+    _samples: "deque[tuple[float, int]]" = field(default_factory=deque)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def add_read(self, count: int) -> None:
+        """Bytes came from the source."""
+        with self._lock:
+            self.read += count
+
+    def add_sent(self, layer: LayerPlan, count: int, position: int) -> None:
+        """Bytes went into the registry; the layer is at ``position`` now."""
+        with self._lock:
+            self.sent += count
+            self._under_way[layer.files[0].path] = min(layer.file_bytes, position)
+
+    def add_blob(self, count: int) -> None:
+        """Bytes of something that is not the model's went into the registry."""
+        with self._lock:
+            self.sent += count
+
+    def finish(self, layer: LayerPlan) -> None:
+        """A layer is in the registry."""
+        with self._lock:
+            self._under_way.pop(layer.files[0].path, None)
+            self._files += len(layer.files)
+            self._done += layer.file_bytes
+
+    def progress(self) -> Progress:
+        """How far the build is; for one thread, which asks now and then."""
+        now = time.monotonic()
+        with self._lock:
+            there, files = self._done + sum(self._under_way.values()), self._files
+        self._samples.append((now, there))
+        while len(self._samples) > 2 and now - self._samples[0][0] > _WINDOW_SECONDS:  # noqa: PLR2004 - a rate needs two
+            self._samples.popleft()
+        then, before = self._samples[0]
+        rate = max(0.0, (there - before) / (now - then)) if now > then else 0.0
+        return Progress(
+            bytes=there,
+            total_bytes=self.total_bytes,
+            files=files,
+            total_files=self.total_files,
+            bytes_per_second=round(rate, 1),
+            seconds_left=round((self.total_bytes - there) / rate, 1) if rate > 0 else None,
+        )

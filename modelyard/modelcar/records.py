@@ -1,0 +1,60 @@
+"""What a build that was killed has done: the finished layers, kept in the registry under a tag beside the image's own.
+
+A layer's digest is known only when it was read, so a later build cannot ask for the blob without being told. The record is a small
+manifest: it lies where the layers lie (any machine can go on), and while it is there no garbage collection takes them.
+"""
+
+import hashlib
+import threading
+from collections.abc import Iterable
+
+from modelyard.errors import ModelyardError
+from modelyard.images.build import SOURCE, ModelLayer
+from modelyard.images.descriptors import EMPTY, MANIFEST, Descriptor, digest_of, manifest
+from modelyard.oci.registry import Repository
+
+_SUFFIX = ".modelyard-unfinished"
+_LONGEST_TAG = 128
+_TYPE = "application/vnd.modelyard.unfinished.v1"
+_EMPTY_CONFIG = b"{}"
+
+
+def unfinished_tag(tag: str) -> str:
+    """The record's tag of the image that will have ``tag``."""
+    if len(tag) + len(_SUFFIX) <= _LONGEST_TAG:
+        return tag + _SUFFIX
+    return hashlib.sha256(tag.encode()).hexdigest() + _SUFFIX
+
+
+class Unfinished:
+    """The record of one build. Threads may share it."""
+
+    def __init__(self, repository: Repository, tag: str, source: str, known: Iterable[ModelLayer]) -> None:
+        self._repository, self._tag, self._source = repository, unfinished_tag(tag), source
+        self._layers = list(known)
+        self._lock = threading.Lock()
+        self._digest: str | None = None
+
+    def add(self, layer: ModelLayer) -> None:
+        """Write down that a layer is there. One that cannot be written down is only sent again by a build that has to begin anew."""
+        with self._lock:
+            self._layers.append(layer)
+            content = manifest(
+                Descriptor.of(EMPTY, _EMPTY_CONFIG),
+                [each.descriptor for each in sorted(self._layers, key=lambda layer: layer.files[0].path)],
+                {SOURCE: self._source},
+                _TYPE,
+            )
+            try:
+                if self._digest is None:
+                    self._repository.put_blob(_EMPTY_CONFIG)
+                self._repository.put_manifest(MANIFEST, content, self._tag)
+            except ModelyardError:
+                return
+            self._digest = digest_of(content)
+
+    def remove(self) -> bool:
+        """The build is over: False if the registry does not delete, and the tag stays."""
+        with self._lock:
+            found = self._digest or self._repository.digest(self._tag)
+            return found is None or self._repository.delete_manifest(found)
