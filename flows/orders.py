@@ -26,19 +26,27 @@ def carry_out(  # noqa: PLR0913 - an order, where, and who hears of it
     on_progress: OnProgress | None = None,
     on_note: OnNote | None = None,
     node: str | None = None,
+    hurried: bool = False,
 ) -> Report[Result]:
     """Run the order's Job on the cache's claim to its end, or join the one that runs; the Job and its Secret are gone afterwards.
 
+    ``hurried`` is for an order that its caller can do without: any hindrance that holds for a minute ends it, not only one that
+    a person must remove, and so does the time-out.
+
     Raises:
-        ClusterUnavailable, TimedOut: the Job may well go on; another try, or the next run, joins it.
+        ClusterUnavailable, TimedOut: the Job may well go on (unless it is hurried); another try, or the next run, joins it.
         ModelyardError: what the loader reported, or why it never ran.
     """
     log = get_run_logger()
     handle = ensure_job(kube, order, cache, secret_data or {}, str(this_run.id), node=node)
     log.info("%s %s", "joined" if handle.adopted else "started", handle.ref)
     try:
-        report = wait_for_job(kube, handle, result, on_progress or _silent, timeout.total_seconds(), on_note=on_note or log.warning)
+        report = wait_for_job(
+            kube, handle, result, on_progress or _silent, timeout.total_seconds(), on_note=on_note or log.warning, hurried=hurried
+        )
     except (ClusterUnavailable, TimedOut):
+        if hurried:
+            remove_job(kube, handle)
         raise
     except ModelyardError:
         remove_job(kube, handle)  # its report is read; a Secret is not left behind

@@ -10,6 +10,7 @@ from prefect.logging import get_run_logger
 from pydantic import Field
 
 from blocks import Cluster, ModelCache, S3Source, load_block
+from flows.capacity import measure
 from flows.catalogue import Catalogued, catalogued
 from flows.orders import carry_out
 from flows.progress import LoadProgress
@@ -18,15 +19,18 @@ from modelyard.errors import ClusterUnavailable, LoaderInterrupted
 from modelyard.kube.client import Kube
 from modelyard.kube.run_loader import end_jobs_of_run, end_never_started
 from modelyard.models import Value
-from modelyard.names import slug
+from modelyard.names import preload_key, slug
 from modelyard.orders import LoadResult, LoadSpec, VerifyLevel
 from modelyard.plans.catalogue import Source
-from modelyard.plans.claim import ClaimPlan
+from modelyard.plans.claim import ClaimAction, ClaimPlan
+from modelyard.plans.nfs_volume import export_of
 from modelyard.plans.preload import PreloadFacts, PreloadPlan, PreloadRequest, describe, plan_preload, read_listing
 from modelyard.plans.storage_classes import class_table
 from modelyard.quantities import format_bytes, format_duration
 from modelyard.sources.s3 import S3Source as S3Files
 from modelyard.volumes.claims import ensure_claim, read_claim, wait_bound
+from modelyard.volumes.expansion import expand_claim, wait_expanded
+from modelyard.volumes.persistent_volumes import read_export_volumes
 from modelyard.volumes.storage_classes import read_storage_classes
 
 LOAD_TIMEOUT = timedelta(hours=24)
@@ -94,7 +98,7 @@ def preload_model(  # noqa: PLR0913, PLR0917 - these are the fields of the form
     """
     files, kube = load_block(S3Source, source), Kube(load_block(Cluster, cluster).get_client())
     request = PreloadRequest(model, version, files.location(path), load_block(ModelCache, cache).spec(), verify)
-    plan = plan_preload(request, resolve(request, files, kube))
+    plan = plan_preload(request, measure(request, resolve(request, files, kube), kube))
     publish_plan(plan)
     if dry_run:
         return report_of(plan)
@@ -110,20 +114,24 @@ def preload_model(  # noqa: PLR0913, PLR0917 - these are the fields of the form
 
 @task(task_run_name="resolve-{request.model}", **retried())
 def resolve(request: PreloadRequest, source: S3Source, kube: Kube) -> PreloadFacts:
-    """Read the facts once: what the source lists, the claim, the classes."""
-    files = S3Files(request.source, source.client())
-    listing, problems = read_listing(files.list(), request.source.uri, request.cache)
-    claim = read_claim(kube, request.cache.namespace, request.cache.claim)
-    return PreloadFacts(listing, problems, claim, read_storage_classes(kube), files.pin)
+    """Read the facts once: what the source lists, the claim, the classes, the volumes of an NFS export that the cache names."""
+    files, cache = S3Files(request.source, source.client()), request.cache
+    listing, problems = read_listing(files.list(), request.source.uri, cache)
+    claim, export = read_claim(kube, cache.namespace, cache.claim), export_of(cache)
+    exports = read_export_volumes(kube, export) if export else ()
+    return PreloadFacts(listing, problems, claim, read_storage_classes(kube), files.pin, exports)
 
 
 @task(task_run_name="claim-{plan.request.cache.claim}", **retried(ClusterUnavailable))
 def provide_claim(plan: PreloadPlan, claim: ClaimPlan, kube: Kube) -> None:
-    """Create the claim if it is missing, and wait until it is bound or only waits for its first pod."""
-    cache = plan.request.cache
+    """Create or expand the claim as planned, and wait until it is bound and large enough, or only waits for its first pod."""
+    cache, seconds = plan.request.cache, BIND_TIMEOUT.total_seconds()
     log = get_run_logger()
     log.info("%s", ensure_claim(kube, cache, claim))
-    wait_bound(kube, cache.namespace, cache.claim, BIND_TIMEOUT.total_seconds(), on_note=log.warning)
+    wait_bound(kube, cache.namespace, cache.claim, seconds, on_note=log.warning)
+    if claim.action is ClaimAction.EXPAND:
+        log.info("%s", expand_claim(kube, claim))
+        wait_expanded(kube, claim, seconds, on_note=log.warning)
 
 
 @task(task_run_name="load-{plan.model}", **retried(ClusterUnavailable, LoaderInterrupted))
@@ -132,7 +140,15 @@ def load(spec: LoadSpec, plan: PreloadPlan, source: S3Source, kube: Kube, entry:
     progress = LoadProgress(artifact_key(plan, "progress"), plan.model, entry)
     cache, secrets = plan.request.cache, source.secret_data()
     report = carry_out(
-        kube, spec, cache, LoadResult, timeout=LOAD_TIMEOUT, secret_data=secrets, on_progress=progress, on_note=progress.note
+        kube,
+        spec,
+        cache,
+        LoadResult,
+        timeout=LOAD_TIMEOUT,
+        secret_data=secrets,
+        on_progress=progress,
+        on_note=progress.note,
+        node=plan.placement.node,
     )
     progress.finish(summary(report.result))
     return report.result
@@ -158,8 +174,9 @@ def publish_result(plan: PreloadPlan, result: LoadResult) -> None:
 
 
 def artifact_key(plan: PreloadPlan, part: str = "") -> str:
-    """The key of the model's artifacts: one page of history a model."""
-    return slug(f"preload-{plan.request.model}-{part}".rstrip("-"), 200)
+    """The key of the model's artifacts: one page of history a model and cache."""
+    cache = plan.request.cache
+    return preload_key(cache.namespace, cache.base_name, plan.request.model, part)
 
 
 def summary(result: LoadResult) -> str:

@@ -21,6 +21,7 @@ _MODEL_OR_VERSION = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,98}[A-Za-z0-9])?
 _DNS_LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _HASH_CHARS = 8
+_MAX_KEY = 200
 
 
 def name_problem(text: str) -> str | None:
@@ -113,10 +114,24 @@ def volume_copy_name(namespace: str, claim: str, target: str) -> str:
     return f"{words}-{_hash(chr(0).join((namespace, claim, target)))}"
 
 
+def export_volume_name(namespace: str, claim: str, export: str) -> str:
+    """The name of the PersistentVolume that a claim's NFS export (``server:path``) is given: ``modelyard-<claim>-<hash>``."""
+    return f"modelyard-{claim}-{_hash(chr(0).join((namespace, claim, export)))}"
+
+
 def cached_model_name(cache: str, model: str, version: str) -> str:
     """The name of the CachedModel that Modelyard makes for a version on a cache; people may name theirs otherwise."""
     digest = _hash("\0".join((cache, model, version)))
     return f"{slug(f'{model}-{version}', MAX_LABEL - len('-') - _HASH_CHARS)}-{digest}"
+
+
+def preload_key(namespace: str, base_name: str, model: str, part: str = "") -> str:
+    """The key of a model's artifacts about its preloads onto a cache, whatever the claim's suffix; ``part`` is ``plan`` or ``progress``.
+
+    Only the hash tells keys apart: with the names alone, part ``plan`` of model ``m`` would meet model ``m-plan``.
+    """
+    words = slug("-".join(filter(None, ("preload", model, part))), _MAX_KEY - _HASH_CHARS - 1)
+    return f"{words}-{_hash(chr(0).join((namespace, base_name, model, part)))}"
 
 
 def _hash(text: str) -> str:

@@ -26,6 +26,7 @@ from devcluster import DevclusterError
 from modelyard.errors import ModelyardError
 from modelyard.kube.apply import apply
 from modelyard.kube.client import Kube
+from modelyard.names import preload_key
 from modelyard.quantities import format_bytes
 
 NAMESPACE = "modelyard-demo"
@@ -134,10 +135,11 @@ def _object_reads(target: DemoTarget, before: int = 0) -> int | None:
 
 
 def _tell(prefect: PrefectSide, target: DemoTarget, run: str) -> None:
+    history = preload_key(NAMESPACE, str(cache_options(target)["baseName"]), model.MODEL)
     say("demo: the model lies on the claim, every byte checked. Look at:")
     for text in (
         f"the run, its tasks and log   {prefect.url}/runs/flow-run/{run}",
-        f"the model's history          {prefect.url}/artifacts/key/preload-{model.MODEL}",
+        f"the model's history          {prefect.url}/artifacts/key/{history}",
         f"the form to start another    {prefect.url}/deployments",
         f"the claim                    kubectl --kubeconfig {target.kubeconfig} -n {NAMESPACE} get pvc,jobs",
         "again (reads no object)      make demo",

@@ -19,7 +19,7 @@ OnNote: TypeAlias = Callable[[str], None]
 
 
 class Stuck(LoaderFailed):
-    """A reason that only a person can remove keeps the loader from starting."""
+    """A reason that only a person can remove keeps the loader from starting; one in a hurry gives up for any."""
 
 
 class Follower:
@@ -28,12 +28,15 @@ class Follower:
     Following is a courtesy: an API server that is away for a moment, or a log that may not be read, ends no load.
     """
 
-    def __init__(self, kube: Kube, ref: ObjectRef, on_progress: OnProgress, on_note: OnNote, patience: float) -> None:
+    def __init__(
+        self, kube: Kube, ref: ObjectRef, on_progress: OnProgress, on_note: OnNote, patience: float, *, hurried: bool = False
+    ) -> None:
         self._kube = kube
         self._ref = ref
         self._on_progress = on_progress
         self._on_note = on_note
         self._patience = patience
+        self._hurried = hurried
         self.progress: Progress | None = None
         self._summary: str | None = None
         self._since = time.monotonic()
@@ -43,7 +46,7 @@ class Follower:
         """Tell what changed.
 
         Raises:
-            Stuck: a permanent diagnosis has not changed for as long as we have patience.
+            Stuck: a permanent diagnosis (any, for one in a hurry) has not changed for as long as we have patience.
         """
         with suppress(ClusterUnavailable):
             pod = newest_pod(pods_of(self._kube, job))
@@ -57,7 +60,7 @@ class Follower:
             self._summary, self._since = diagnosis.summary if diagnosis else None, time.monotonic()
             if diagnosis:
                 self._on_note(f"{self._ref}: {diagnosis}")
-        if diagnosis and diagnosis.permanent and time.monotonic() - self._since >= self._patience:
+        if diagnosis and (diagnosis.permanent or self._hurried) and time.monotonic() - self._since >= self._patience:
             raise Stuck(f"{self._ref} does not start: {diagnosis}")
 
     def _read_progress(self, pod: Manifest) -> None:

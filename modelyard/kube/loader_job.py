@@ -20,6 +20,7 @@ from modelyard.names import label_value
 from modelyard.orders import Order
 
 CONTAINER = "loader"
+LOADER_JOB_TYPE = "modelyard-loader"  # the label job-type of loaders and their pods
 MOUNT_PATH = "/models"
 RUN_LABEL = f"{GROUP}/flow-run"
 CONTENT_ANNOTATION = f"{GROUP}/content"
@@ -117,7 +118,7 @@ def _labels(order: Order, cache: CacheSpec) -> dict[str, str]:
         "app.kubernetes.io/component": "loader",
         "app.kubernetes.io/version": label_value(modelyard.__version__),
         **OWNERSHIP,
-        "job-type": "modelyard-loader",
+        "job-type": LOADER_JOB_TYPE,
         "pvc": cache.claim,
         f"{GROUP}/command": order.command,
         f"{GROUP}/cache": label_value(cache.name),

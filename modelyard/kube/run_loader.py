@@ -213,7 +213,7 @@ def _start(kube: Kube, job: Manifest) -> None:
         raise LoaderInterrupted(f"{ref} was deleted before it was started: {error}") from error
 
 
-def wait_for_job(
+def wait_for_job(  # noqa: PLR0913 - what is awaited, who hears of it, and for how long
     kube: Kube,
     handle: JobHandle,
     result: type[Result],
@@ -222,16 +222,18 @@ def wait_for_job(
     *,
     on_note: OnNote = lambda _: None,
     patience: float = 60.0,
+    hurried: bool = False,
 ) -> Report[Result]:
     """Follow the Job to its end and give what its loader reported as ``result``; ``on_note`` hears why it does not get on, once a reason.
 
     Raises:
         LoaderInterrupted: it was deleted, or stopped from outside more often than it is allowed.
-        LoaderFailed: its limit is over, or a reason that only a person can remove held for ``patience`` seconds: then it is deleted.
+        LoaderFailed: its limit is over, or a reason that only a person can remove held for ``patience`` seconds (any reason, if
+            ``hurried``): then it is deleted.
         TimedOut: ``timeout`` is over; the Job goes on, and another run adopts it.
         ModelyardError: what the loader reported.
     """
-    follower = Follower(kube, handle.ref, on_progress, on_note, patience)
+    follower = Follower(kube, handle.ref, on_progress, on_note, patience, hurried=hurried)
     ends = Ends(done=lambda job: job if finished(job) else None, failed=_replaced(handle), deleted=lambda: _deleted(handle))
     try:
         job = wait_for(kube, handle.ref, ends, timeout, on_tick=follower.tick)

@@ -4,36 +4,16 @@ A claim that Modelyard did not make is used as it is: it is never resized, relab
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from modelyard.caches import AccessMode, CacheSpec
 from modelyard.errors import Problem
+from modelyard.plans.claim_facts import ClaimFacts
+from modelyard.plans.expansion import expansion_problem
+from modelyard.plans.nfs_volume import Export, ExportPlan, ExportVolume, export_of, plan_export
 from modelyard.plans.storage_classes import StorageClassFacts, storage_class_verdict
 from modelyard.quantities import format_bytes
-
-
-@dataclass(frozen=True, slots=True)
-class ClaimFacts:
-    """What is seen of a claim. ``volume_type`` is ``nfs``, ``hostPath``, ``csi:<driver>`` or another; None if not bound or not readable."""
-
-    name: str
-    namespace: str
-    phase: str
-    storage_class: str | None
-    access_modes: tuple[str, ...]
-    requested_bytes: int
-    capacity_bytes: int | None = None
-    volume_name: str | None = None
-    volume_type: str | None = None
-    created_by_us: bool = False
-    deleting: bool = False
-    mounted_by: tuple[str, ...] = ()
-
-    @property
-    def bytes(self) -> int:
-        """The size that counts: a bound volume may be larger than what was asked for."""
-        return max(self.requested_bytes, self.capacity_bytes or 0)
 
 
 class ClaimAction(StrEnum):
@@ -41,11 +21,15 @@ class ClaimAction(StrEnum):
 
     CREATE = "create"
     USE = "use"
+    EXPAND = "expand"  # and use
 
 
 @dataclass(frozen=True, slots=True)
 class ClaimPlan:
-    """The claim that a cache will stand on. ``storage_class`` None leaves the choice to the cluster's default."""
+    """The claim that a cache will stand on. ``storage_class`` None leaves the choice to the cluster's default.
+
+    ``volume`` is the PersistentVolume that a new claim names, ``export`` what that volume is made of if it is ours to make.
+    """
 
     action: ClaimAction
     namespace: str
@@ -54,29 +38,58 @@ class ClaimPlan:
     access_mode: AccessMode
     size: int
     notes: tuple[str, ...] = ()
+    volume: str | None = None
+    export: Export | None = None
 
 
-def plan_claim(cache: CacheSpec, claim: ClaimFacts | None, classes: Sequence[StorageClassFacts] | None) -> ClaimPlan | tuple[Problem, ...]:
+def plan_claim(
+    cache: CacheSpec,
+    claim: ClaimFacts | None,
+    classes: Sequence[StorageClassFacts] | None,
+    volumes: Sequence[ExportVolume] | None = (),
+) -> ClaimPlan | tuple[Problem, ...]:
     """The claim that ``cache`` stands on, or all that stands against it. No side effects.
 
-    ``claim`` is what has its name now; ``classes`` is None where the account may not list them.
+    ``claim`` is what has its name now; ``classes`` is None where the account may not list them, and so is ``volumes``: the
+    PersistentVolumes of the NFS export that the cache names, if it names one.
     """
     if claim is not None:
-        return _plan_existing(cache, claim)
+        return _plan_existing(cache, claim, classes)
+    if export := export_of(cache):
+        return _plan_exported(cache, plan_export(cache, export, volumes))
     return _plan_unseen(cache) if classes is None else _plan_new(cache, classes)
 
 
-def _plan_existing(cache: CacheSpec, claim: ClaimFacts) -> ClaimPlan | tuple[Problem, ...]:
+def _plan_existing(cache: CacheSpec, claim: ClaimFacts, classes: Sequence[StorageClassFacts] | None) -> ClaimPlan | tuple[Problem, ...]:
     subject = _subject(cache)
     if claim.deleting:
-        held = f", held by {', '.join(claim.mounted_by)}" if claim.mounted_by else ""
+        held = f", held by {', '.join(map(str, claim.mounted_by))}" if claim.mounted_by else ""
         return (Problem(subject, f"is being deleted{held}", _OTHER_SUFFIX),)
     if claim.phase == "Lost":
         return (Problem(subject, f"has lost its PersistentVolume {claim.volume_name}", _OTHER_SUFFIX),)
-    if problems := tuple(Problem(subject, what, _OTHER_SUFFIX) for what in _differences(cache, claim)):
+    larger = cache.storage_size > claim.bytes
+    hindered = expansion_problem(cache, claim, classes) if larger else None
+    problems = (*(Problem(subject, what, _OTHER_SUFFIX) for what in _differences(cache, claim)), *((hindered,) if hindered else ()))
+    if problems:
         return problems
     notes = () if claim.created_by_us else ("the claim was not made by Modelyard: it is used as it is",)
-    return ClaimPlan(ClaimAction.USE, cache.namespace, cache.claim, claim.storage_class, cache.access_mode, claim.bytes, notes)
+    if larger:
+        told = f"expanded in place from {format_bytes(claim.bytes)}; it can never be made smaller again"
+        return _existing(cache, claim, ClaimAction.EXPAND, cache.storage_size, (*notes, told))
+    if claim.expanding and claim.created_by_us:
+        told = f"an expansion from {format_bytes(claim.capacity_bytes or 0)} is under way and waited for"
+        return _existing(cache, claim, ClaimAction.EXPAND, claim.bytes, (*notes, told))
+    return _existing(cache, claim, ClaimAction.USE, claim.bytes, notes)
+
+
+def _existing(cache: CacheSpec, claim: ClaimFacts, action: ClaimAction, size: int, notes: tuple[str, ...]) -> ClaimPlan:
+    return ClaimPlan(action, cache.namespace, cache.claim, claim.storage_class, cache.access_mode, size, notes)
+
+
+def _plan_exported(cache: CacheSpec, chosen: ExportPlan | Problem) -> ClaimPlan | tuple[Problem, ...]:
+    if isinstance(chosen, Problem):
+        return (chosen,)
+    return replace(_create(cache, cache.storage_class_name or "", *chosen.notes), volume=chosen.volume, export=chosen.export)
 
 
 _OTHER_SUFFIX = "set another pvcNameSuffix for a new claim, or change the cache's settings to what is there"
@@ -89,10 +102,12 @@ def _differences(cache: CacheSpec, claim: ClaimFacts) -> list[str]:
         found.append(
             f"has StorageClass {claim.storage_class!r}, storageClassName asks for {cache.storage_class_name!r}, which cannot change"
         )
-    if claim.bytes < cache.storage_size:
-        found.append(f"has {format_bytes(claim.bytes)}, storageSize asks for {format_bytes(cache.storage_size)}")
     if not {cache.access_mode, AccessMode.READ_WRITE_MANY} & set(claim.access_modes):
         found.append(f"has access modes {', '.join(claim.access_modes)}, accessMode asks for {cache.access_mode}")
+    if (export := export_of(cache)) and claim.volume_name and claim.export not in {None, str(export)}:
+        found.append(f"is bound to NFS export {claim.export}, nfsServer and nfsPath name {export}")
+    elif export and claim.volume_type not in {None, "nfs"}:
+        found.append(f"is bound to a volume of type {claim.volume_type}, nfsServer and nfsPath name {export}")
     return found
 
 

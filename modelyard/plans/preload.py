@@ -2,16 +2,20 @@
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from modelyard.caches import CacheSpec
 from modelyard.errors import Problem, Refused
 from modelyard.models import Listing, ModelRef, Pin, S3Location, SourceFile, summarise
 from modelyard.names import name_problem, preload_job_name
 from modelyard.orders import LoadSpec, VerifyLevel
-from modelyard.plans.claim import ClaimFacts, ClaimPlan, plan_claim
+from modelyard.plans.capacity import Capacity, VolumeSeen, capacity_table, plan_capacity
+from modelyard.plans.claim import ClaimAction, ClaimPlan, plan_claim
+from modelyard.plans.claim_facts import ClaimFacts
 from modelyard.plans.digests import SUMS_NAME, missing_sums
+from modelyard.plans.nfs_volume import ExportVolume
 from modelyard.plans.paths import path_problems
+from modelyard.plans.placement import Placement, plan_placement
 from modelyard.plans.storage_classes import StorageClassFacts
 from modelyard.plans.weight_formats import weight_problems
 from modelyard.quantities import format_bytes
@@ -43,6 +47,9 @@ class PreloadFacts:
     claim: ClaimFacts | None
     classes: tuple[StorageClassFacts, ...] | None  # None: the account may not list them
     pin: Pin | None = None  # how the listing was made
+    exports: tuple[ExportVolume, ...] | None = ()  # the volumes of the NFS export that the cache names; None: not to be listed
+    volume: VolumeSeen | None = None  # None: it was not looked at
+    unmeasured: str | None = None  # why not, if it should have been
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,13 +61,15 @@ class PreloadPlan:
     model: str
     claim: ClaimPlan | None
     spec: LoadSpec | None
+    placement: Placement
     problems: tuple[Problem, ...]
+    capacity: Capacity | None = None
 
     @property
     def digest(self) -> str:
         """Changes with anything that would be done otherwise."""
         told = self.spec.model_dump_json() if self.spec else repr(self.problems)
-        return hashlib.sha256(f"{told}\0{self.claim}".encode()).hexdigest()[:_DIGEST_CHARS]
+        return hashlib.sha256(f"{told}\0{self.claim}\0{self.placement.node}".encode()).hexdigest()[:_DIGEST_CHARS]
 
     def approved(self) -> tuple[LoadSpec, ClaimPlan]:
         """The load to run, and the claim to run it on.
@@ -96,21 +105,44 @@ def plan_preload(request: PreloadRequest, facts: PreloadFacts) -> PreloadPlan:
     """The plan for ``request``, given what is there. All that stands against it is in ``problems``. No side effects."""
     version = request.version or default_version(request.model, request.source, facts.listing)
     names = [Problem("model or version", problem, "choose another") for text in (request.model, version) if (problem := name_problem(text))]
-    claim = plan_claim(request.cache, facts.claim, facts.classes)
-    problems = (*names, *facts.problems, *(claim if isinstance(claim, tuple) else _too_large(request, facts.listing, claim)))
+    planned = plan_claim(request.cache, facts.claim, facts.classes, facts.exports)
+    claim, refused = (None, planned) if isinstance(planned, tuple) else (planned, ())
+    placement = plan_placement(request.cache, facts.claim, binds_late=_binds_late(claim, facts))
+    capacity = None if names else _capacity(request, version, facts, claim)
+    size = _too_large(request, facts.listing, claim) if claim and not (capacity and not capacity.needed) else ()
+    problems = (*names, *facts.problems, *refused, *placement.problems, *size, *(capacity.problems if capacity else ()))
     spec = None if problems else _spec(request, version, facts)
-    return PreloadPlan(request, facts, f"{request.model}@{version}", None if isinstance(claim, tuple) else claim, spec, problems)
+    return PreloadPlan(request, facts, f"{request.model}@{version}", claim, spec, placement, problems, capacity)
 
 
-def _too_large(request: PreloadRequest, listing: Listing, claim: ClaimPlan) -> list[Problem]:
+def _binds_late(claim: ClaimPlan | None, facts: PreloadFacts) -> bool:
+    """Whether the loader's pod is the one that the claim is bound for."""
+    if claim is None or claim.volume or (facts.claim and facts.claim.phase == "Bound"):
+        return False
+    return any(each.name == claim.storage_class and each.binding_mode == "WaitForFirstConsumer" for each in facts.classes or ())
+
+
+def _capacity(request: PreloadRequest, version: str, facts: PreloadFacts, claim: ClaimPlan | None) -> Capacity | None:
+    if facts.volume is None or facts.claim is None:
+        return None
+    seen = facts.volume
+    if claim and claim.action is ClaimAction.EXPAND:
+        more = max(0, claim.size - (facts.claim.capacity_bytes or 0))
+        space = seen.space.model_copy(
+            update={"total_bytes": seen.space.total_bytes + more, "free_bytes": seen.space.free_bytes + more, "total_inodes": 0}
+        )
+        seen = replace(seen, space=space)
+    return plan_capacity(ModelRef(name=request.model, version=version), facts.listing, request.cache.headroom, seen, facts.claim)
+
+
+def _too_large(request: PreloadRequest, listing: Listing, claim: ClaimPlan) -> tuple[Problem, ...]:
     """A model that the whole claim could not hold; what is free on it is known only to a pod that mounts it."""
     needed = listing.bytes + request.cache.headroom
     if needed <= claim.size:
-        return []
+        return ()
     what = f"is {format_bytes(claim.size)}, the model and the headroom need {format_bytes(needed)}"
-    return [
-        Problem(f"claim {claim.namespace}/{claim.name}", what, "raise storageSize, with a new pvcNameSuffix if the claim is there already")
-    ]
+    step = "raise storageSize, with allowExpansion or a new pvcNameSuffix if the claim is there already"
+    return (Problem(f"claim {claim.namespace}/{claim.name}", what, step),)
 
 
 def _spec(request: PreloadRequest, version: str, facts: PreloadFacts) -> LoadSpec:
@@ -145,13 +177,20 @@ def describe(plan: PreloadPlan) -> str:
         ("Listing", f"`{listing.digest}`"),
         ("Gates", f"weightFormats `{cache.weight_formats}`, SHA256SUMS {'required' if cache.require_digests else 'honoured where there'}"),
         ("Claim", f"`{cache.namespace}/{cache.claim}`: {_claim(plan)}"),
+        *_notes(plan),
         ("Job", f"`{preload_job_name(cache.claim, *plan.model.split('@'))}`" if plan.spec else "none"),
         ("Plan", f"`{plan.digest}`"),
     ]
     head = "\n".join(f"| {name} | {text} |" for name, text in rows)
     refusals = "\n".join(f"- {problem}" for problem in plan.problems)
     verdict = f"\n\n**Refused**, nothing was changed:\n\n{refusals}" if plan.problems else ""
-    return f"# Preload {plan.model}\n\n| | |\n|---|---|\n{head}{verdict}\n"
+    capacity = f"\n\n{capacity_table(plan.capacity)}" if plan.capacity else ""
+    return f"# Preload {plan.model}\n\n| | |\n|---|---|\n{head}{verdict}{capacity}\n"
+
+
+def _notes(plan: PreloadPlan) -> list[tuple[str, str]]:
+    rows = [("Placement", note) for note in plan.placement.notes]
+    return [*rows, ("Capacity", f"free space was not measured: {plan.facts.unmeasured}")] if plan.facts.unmeasured else rows
 
 
 def _claim(plan: PreloadPlan) -> str:

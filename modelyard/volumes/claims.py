@@ -1,4 +1,4 @@
-"""PersistentVolumeClaims of caches: read, make, and wait until bound. Nothing here changes or deletes a claim."""
+"""PersistentVolumeClaims of caches: read, make, and wait until bound. Nothing here changes or deletes a claim (see expansion.py)."""
 
 import time
 from collections.abc import Callable
@@ -10,11 +10,15 @@ from modelyard.kube.client import Kube
 from modelyard.kube.diagnose import Diagnosis, waits_for_consumer
 from modelyard.kube.explain import explain_claim
 from modelyard.kube.failures import AlreadyExists
+from modelyard.kube.loader_job import LOADER_JOB_TYPE
 from modelyard.kube.resources import GROUP, Manifest, ObjectRef, ref_of
 from modelyard.kube.wait import Ends, TimedOut, wait_for
 from modelyard.names import label_value
-from modelyard.plans.claim import ClaimAction, ClaimFacts, ClaimPlan
+from modelyard.plans.claim import ClaimAction, ClaimPlan
+from modelyard.plans.claim_facts import ClaimFacts, Mount
 from modelyard.quantities import parse_bytes
+from modelyard.volumes.export_volume import ensure_export_volume
+from modelyard.volumes.persistent_volumes import nfs_export, reachable_from, read_volume, volume_type
 
 _PHASES_OF_ENDED_PODS = frozenset({"Succeeded", "Failed"})
 
@@ -25,10 +29,10 @@ def read_claim(kube: Kube, namespace: str, name: str) -> ClaimFacts | None:
     if live is None:
         return None
     volume_name = live["spec"].get("volumeName")
-    return claim_facts(live, _volume(kube, volume_name) if volume_name else None, _mounted_by(kube, namespace, name))
+    return claim_facts(live, read_volume(kube, volume_name) if volume_name else None, _mounted_by(kube, namespace, name))
 
 
-def claim_facts(live: Manifest, volume: Manifest | None, mounted_by: tuple[str, ...] = ()) -> ClaimFacts:
+def claim_facts(live: Manifest, volume: Manifest | None, mounted_by: tuple[Mount, ...] = ()) -> ClaimFacts:
     """The facts of a claim, its PersistentVolume and the pods that mount it."""
     spec, status = live["spec"], live.get("status") or {}
     capacity = (status.get("capacity") or {}).get("storage")
@@ -45,30 +49,19 @@ def claim_facts(live: Manifest, volume: Manifest | None, mounted_by: tuple[str, 
         created_by_us=is_owned(live),
         deleting="deletionTimestamp" in live["metadata"],
         mounted_by=mounted_by,
+        export=nfs_export(volume) if volume else None,
+        reachable_from=reachable_from(volume) if volume else None,
     )
 
 
-def volume_type(volume: Manifest) -> str | None:
-    """``nfs``, ``hostPath``, ``csi:<driver>``, or the name of another source in the PersistentVolume's spec."""
-    spec = volume["spec"]
-    if "csi" in spec:
-        return f"csi:{spec['csi']['driver']}"
-    return next((key for key, value in spec.items() if isinstance(value, dict) and key not in _NO_SOURCES), None)
-
-
-_NO_SOURCES = frozenset({"capacity", "claimRef", "nodeAffinity"})
-
-
-def _volume(kube: Kube, name: str) -> Manifest | None:
-    try:
-        return kube.get("PersistentVolume", name)
-    except ClusterRefused:  # accounts that see one namespace may not read volumes; the type is a fact that plans can do without
-        return None
-
-
-def _mounted_by(kube: Kube, namespace: str, claim: str) -> tuple[str, ...]:
+def _mounted_by(kube: Kube, namespace: str, claim: str) -> tuple[Mount, ...]:
     pods = [pod for pod in kube.list("Pod", namespace) if (pod.get("status") or {}).get("phase") not in _PHASES_OF_ENDED_PODS]
-    return tuple(sorted(str(ref_of(pod)) for pod in pods if claim in _claims(pod)))
+    return tuple(sorted((_mount(pod) for pod in pods if claim in _claims(pod)), key=lambda mount: mount.pod))
+
+
+def _mount(pod: Manifest) -> Mount:
+    ours = (pod["metadata"].get("labels") or {}).get("job-type") == LOADER_JOB_TYPE
+    return Mount(str(ref_of(pod)), pod["spec"].get("nodeName"), loader=ours)
 
 
 def _claims(pod: Manifest) -> set[str]:
@@ -90,6 +83,7 @@ def claim_manifest(cache: CacheSpec, plan: ClaimPlan) -> Manifest:
             },
             "spec": {
                 **storage_class,
+                **({"volumeName": plan.volume} if plan.volume else {}),
                 "accessModes": [str(plan.access_mode)],
                 "volumeMode": "Filesystem",
                 "resources": {"requests": {"storage": str(plan.size)}},
@@ -101,11 +95,14 @@ def claim_manifest(cache: CacheSpec, plan: ClaimPlan) -> Manifest:
 def ensure_claim(kube: Kube, cache: CacheSpec, plan: ClaimPlan) -> Change:
     """Make the claim if the plan says so and nobody has made one meanwhile; a claim that is there is not touched.
 
-    It is created, not applied: applying would put our labels on a claim that another made between plan and act.
+    It is created, not applied: applying would put our labels on a claim that another made between plan and act. The
+    PersistentVolume of an NFS export comes first, for a claim that names it.
     """
     subject = str(ObjectRef("PersistentVolumeClaim", plan.name, plan.namespace))
-    if plan.action is ClaimAction.USE:
+    if plan.action is not ClaimAction.CREATE:
         return Change(subject, Action.UNCHANGED)
+    if plan.export and plan.volume:
+        ensure_export_volume(kube, cache, plan)
     try:
         kube.create(claim_manifest(cache, plan))
     except AlreadyExists:
@@ -135,7 +132,7 @@ def wait_bound(
         live = wait_for(kube, ref, ends, timeout, on_tick=watcher.tick)
     except TimedOut as error:
         raise ClaimPending(f"{ref} is not bound after {timeout:.0f} s: {watcher.diagnosis or error}") from error
-    return claim_facts(live, _volume(kube, live["spec"]["volumeName"]) if live["spec"].get("volumeName") else None)
+    return claim_facts(live, read_volume(kube, live["spec"]["volumeName"]) if live["spec"].get("volumeName") else None)
 
 
 def _lost(ref: ObjectRef) -> Callable[[Manifest], ModelyardError | None]:

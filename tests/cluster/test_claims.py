@@ -10,7 +10,8 @@ from modelyard.caches import AccessMode
 from modelyard.errors import ClaimPending, ClaimUnusable, ClusterRefused
 from modelyard.kube.apply import Action, Change, apply
 from modelyard.kube.client import Kube
-from modelyard.plans.claim import ClaimAction, ClaimFacts, ClaimPlan, plan_claim
+from modelyard.plans.claim import ClaimAction, ClaimPlan, plan_claim
+from modelyard.plans.claim_facts import ClaimFacts
 from modelyard.volumes.claims import claim_manifest, ensure_claim, read_claim, wait_bound
 from modelyard.volumes.storage_classes import read_storage_classes
 from tests.cluster.support import Manifest, cache_spec, limited

@@ -7,7 +7,8 @@ import pytest
 
 from modelyard.caches import AccessMode, CacheSpec
 from modelyard.errors import Problem
-from modelyard.plans.claim import ClaimAction, ClaimFacts, ClaimPlan, plan_claim
+from modelyard.plans.claim import ClaimAction, ClaimPlan, plan_claim
+from modelyard.plans.claim_facts import ClaimFacts, Mount
 from modelyard.plans.storage_classes import StorageClassFacts, Verdict, class_table, storage_class_verdict
 
 RWX, RWO = AccessMode.READ_WRITE_MANY, AccessMode.READ_WRITE_ONCE
@@ -162,14 +163,19 @@ def test_new_claim(settings: dict[str, Any], classes: list[StorageClassFacts] | 
             replace(CLAIM, access_modes=("ReadWriteOnce",)),
             (
                 Problem(SUBJECT, "has StorageClass 'nfs-client', storageClassName asks for 'kept', which cannot change", OTHER),
-                Problem(SUBJECT, "has 300 B, storageSize asks for 2.0 KiB", OTHER),
                 Problem(SUBJECT, "has access modes ReadWriteOnce, accessMode asks for ReadWriteMany", OTHER),
+                Problem(
+                    SUBJECT,
+                    "has 300 B, storageSize asks for 2.0 KiB, and a volume of type nfs"
+                    " cannot be expanded, whatever allowVolumeExpansion says",
+                    "set a new pvcNameSuffix for a claim of that size; models are loaded again there",
+                ),
             ),
             id="all differences at once",
         ),
         pytest.param(
             {},
-            replace(CLAIM, deleting=True, mounted_by=("Pod/models/web-0",)),
+            replace(CLAIM, deleting=True, mounted_by=(Mount("Pod/models/web-0"),)),
             (Problem(SUBJECT, "is being deleted, held by Pod/models/web-0", OTHER),),
             id="being deleted, and by whom it is held",
         ),
