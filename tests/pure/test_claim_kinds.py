@@ -1,0 +1,193 @@
+"""Expansion, NFS exports and placement, by table."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from modelyard.caches import AccessMode, CacheSpec
+from modelyard.errors import Problem
+from modelyard.plans.claim import ClaimAction, ClaimPlan, plan_claim
+from modelyard.plans.claim_facts import ClaimFacts, Mount
+from modelyard.plans.nfs_volume import Export, ExportVolume
+from modelyard.plans.placement import plan_placement
+from modelyard.plans.storage_classes import StorageClassFacts
+from modelyard.volumes.expansion import expanded
+
+RWX, RWO, RWOP = AccessMode.READ_WRITE_MANY, AccessMode.READ_WRITE_ONCE, AccessMode.READ_WRITE_ONCE_POD
+FAST = StorageClassFacts("fast", "acme.example/fs", allow_expansion=True)
+CLAIM = ClaimFacts(
+    "cache", "ml", "Bound", "fast", ("ReadWriteMany",), requested_bytes=100, capacity_bytes=100, volume_type="csi:acme", created_by_us=True
+)
+EXPORT = Export("10.0.0.9", "/exports/models")
+
+
+def cache(**settings: Any) -> CacheSpec:
+    fixed = {
+        "name": "main",
+        "namespace": "ml",
+        "base_name": "cache",
+        "storage_size": 200,
+        "storage_class_name": "fast",
+        "loader_image": "l",
+    }
+    return CacheSpec.model_validate({**fixed, **settings})
+
+
+@pytest.mark.parametrize(
+    ("settings", "claim", "storage_class", "what", "step"),
+    [
+        pytest.param({"allow_expansion": False}, {}, {}, "storageSize asks for 200 B", "set allowExpansion", id="not allowed"),
+        pytest.param({}, {"volume_type": "nfs"}, {}, "a volume of type nfs cannot", "new pvcNameSuffix", id="NFS"),
+        pytest.param({}, {"volume_type": "hostPath"}, {}, "whatever allowVolumeExpansion says", "new pvcNameSuffix", id="hostPath"),
+        pytest.param(
+            {},
+            {},
+            {"provisioner": "k8s-sigs.io/nfs-subdir-external-provisioner"},
+            "cannot expand volumes",
+            "pvcNameSuffix",
+            id="nfs-subdir",
+        ),
+        pytest.param({}, {}, {"provisioner": "rancher.io/local-path"}, "cannot expand volumes", "pvcNameSuffix", id="local-path"),
+        pytest.param({}, {"created_by_us": False}, {}, "Modelyard did not make it", "its owner", id="another's"),
+        pytest.param({}, {}, {"allow_expansion": False}, "allowVolumeExpansion false", "set to true", id="the class says no"),
+        pytest.param({}, {}, {"name": "other"}, "not to be seen", "grant the verbs", id="the class is not to be seen"),
+        pytest.param({}, {"phase": "Pending", "capacity_bytes": None}, {}, "not bound yet", "wait", id="not bound"),
+    ],
+)
+def test_expansion_refused(settings: dict[str, Any], claim: dict[str, Any], storage_class: dict[str, Any], what: str, step: str) -> None:
+    planned = plan_claim(cache(**{"allow_expansion": True, **settings}), replace(CLAIM, **claim), [replace(FAST, **storage_class)])
+    assert isinstance(planned, tuple)
+    (problem,) = planned
+    assert what in problem.what
+    assert step in problem.next_step
+
+
+def test_expansion_planned() -> None:
+    planned = plan_claim(cache(allow_expansion=True), CLAIM, [FAST])
+    assert isinstance(planned, ClaimPlan)
+    assert (planned.action, planned.size) == (ClaimAction.EXPAND, 200)
+
+
+def test_an_expansion_that_a_killed_run_asked_for_is_waited_for() -> None:
+    planned = plan_claim(cache(), replace(CLAIM, requested_bytes=300), [FAST])
+    assert isinstance(planned, ClaimPlan)
+    assert (planned.action, planned.size) == (ClaimAction.EXPAND, 300)
+
+
+@pytest.mark.parametrize(
+    ("status", "done"),
+    [
+        pytest.param({"capacity": {"storage": "200"}}, True, id="there"),
+        pytest.param({"capacity": {"storage": "100"}}, False, id="not there"),
+        pytest.param({"capacity": {"storage": "100"}, "conditions": [{"type": "Resizing", "status": "True"}]}, False, id="under way"),
+        pytest.param(
+            {"capacity": {"storage": "100"}, "conditions": [{"type": "FileSystemResizePending", "status": "True"}]},
+            True,
+            id="at the next mount",
+        ),
+        pytest.param(
+            {"capacity": {"storage": "100"}, "allocatedResourceStatuses": {"storage": "NodeResizePending"}},
+            True,
+            id="the node's part is left",
+        ),
+    ],
+)
+def test_expanded(status: dict[str, Any], done: bool) -> None:  # noqa: FBT001 - a table's column
+    assert expanded({"status": status}, 200) is done
+
+
+def nfs_cache(**settings: Any) -> CacheSpec:
+    return cache(**{"storage_class_name": None, "nfs_server": EXPORT.server, "nfs_path": EXPORT.path, **settings})
+
+
+VOLUME = ExportVolume("nfs-pv", "Available", "", ("ReadWriteMany",), 500)
+
+
+@pytest.mark.parametrize(
+    ("volumes", "name", "made"),
+    [
+        pytest.param((), "modelyard-cache-", True, id="none there: made"),
+        pytest.param(None, "modelyard-cache-", True, id="not to be listed: made"),
+        pytest.param((VOLUME,), "nfs-pv", False, id="one that fits"),
+        pytest.param((VOLUME, replace(VOLUME, name="a", bytes=300)), "a", False, id="the smallest that fits"),
+        pytest.param((replace(VOLUME, bytes=100),), "modelyard-cache-", True, id="too small"),
+        pytest.param((replace(VOLUME, storage_class="x"),), "modelyard-cache-", True, id="of another class"),
+        pytest.param((replace(VOLUME, access_modes=("ReadWriteOnce",)),), "modelyard-cache-", True, id="for one node"),
+        pytest.param((replace(VOLUME, claim="other/cache"),), "modelyard-cache-", True, id="for another claim"),
+        pytest.param((replace(VOLUME, claim="ml/cache"),), "nfs-pv", False, id="kept for this claim by hand"),
+        pytest.param((replace(VOLUME, phase="Bound", claim="ml/other"),), "modelyard-cache-", True, id="bound"),
+    ],
+)
+def test_export(volumes: tuple[ExportVolume, ...] | None, name: str, made: bool) -> None:  # noqa: FBT001 - a table's column
+    planned = plan_claim(nfs_cache(), None, [], volumes)
+    assert isinstance(planned, ClaimPlan)
+    assert (planned.volume or "").startswith(name)
+    assert (planned.export, planned.storage_class) == (EXPORT if made else None, "")
+
+
+def test_a_volume_of_ours_is_taken_again_or_told_why_not() -> None:
+    first = plan_claim(nfs_cache(), None, [])
+    assert isinstance(first, ClaimPlan)
+    ours = replace(VOLUME, name=first.volume or "", phase="Released", claim="ml/cache", created_by_us=True)
+    again = plan_claim(nfs_cache(), None, [], (ours,))
+    assert isinstance(again, ClaimPlan)
+    assert (again.volume, again.export) == (first.volume, EXPORT)
+    for odd, words in ((replace(ours, bytes=100), "does not fit any more"), (replace(ours, created_by_us=False), "not made by Modelyard")):
+        refused = plan_claim(nfs_cache(), None, [], (odd,))
+        assert isinstance(refused, tuple)
+        assert words in str(refused[0])
+
+
+def test_a_claim_on_another_export_is_refused() -> None:
+    claim = replace(
+        CLAIM, storage_class="", requested_bytes=200, capacity_bytes=200, volume_name="pv", volume_type="nfs", export="10.0.0.9:/old"
+    )
+    refused = plan_claim(nfs_cache(), claim, [])
+    assert isinstance(refused, tuple)
+    assert "is bound to NFS export 10.0.0.9:/old" in refused[0].what
+    assert isinstance(plan_claim(nfs_cache(), replace(claim, export=str(EXPORT)), []), ClaimPlan)
+
+
+def test_server_and_path_belong_together() -> None:
+    with pytest.raises(ValueError, match="belong together"):
+        cache(nfs_server="a")
+    with pytest.raises(ValueError, match="absolute path"):
+        cache(nfs_server="a", nfs_path="exports/../x")
+
+
+WEB = Mount("Pod/ml/web-0", "node-a")
+LOADER = Mount("Pod/ml/preload-x", "node-b", loader=True)
+
+
+@pytest.mark.parametrize(
+    ("modes", "mounts", "node", "words"),
+    [
+        pytest.param((RWX,), (WEB,), None, "", id="many nodes"),
+        pytest.param((RWO,), (WEB,), "node-a", "the loader runs on node node-a, where Pod/ml/web-0 mounts it", id="where the workload is"),
+        pytest.param((RWO,), (), None, "nor, while the loader runs, can any pod on another node", id="nobody yet"),
+        pytest.param((RWO,), (LOADER,), None, "one node at a time", id="a loader is no workload"),
+        pytest.param((RWO,), (Mount("Pod/ml/web-1"),), None, "one node at a time", id="a pod without a node"),
+        pytest.param((RWOP,), (LOADER,), None, "the workload can start when the loader is gone", id="one pod"),
+    ],
+)
+def test_placement(modes: tuple[AccessMode, ...], mounts: tuple[Mount, ...], node: str | None, words: str) -> None:
+    placed = plan_placement(cache(), replace(CLAIM, access_modes=modes, mounted_by=mounts), binds_late=False)
+    assert (placed.node, placed.problems) == (node, ())
+    assert words in " ".join(placed.notes)
+
+
+def test_one_pod_at_a_time_is_refused_beside_another() -> None:
+    placed = plan_placement(cache(), replace(CLAIM, access_modes=(RWOP,), mounted_by=(WEB,)), binds_late=False)
+    subject = "PersistentVolumeClaim/ml/cache"
+    what = "is ReadWriteOncePod and mounted by Pod/ml/web-0, so no loader can mount it"
+    assert placed.problems == (Problem(subject, what, "stop that pod first (scale its workload to 0), then run again"),)
+
+
+def test_the_first_pod_decides_the_zone() -> None:
+    bare = plan_placement(cache(access_mode=RWO), None, binds_late=True)
+    assert "set nodeSelector to where the workload will run" in " ".join(bare.notes)
+    told = plan_placement(cache(access_mode=RWO, node_selector={"zone": "a"}), None, binds_late=True)
+    assert "the loader's nodeSelector says where" in " ".join(told.notes)
+    zoned = plan_placement(cache(), replace(CLAIM, access_modes=(RWO,), reachable_from="zone In a"), binds_late=False)
+    assert "the volume can be reached from zone In a only" in zoned.notes
