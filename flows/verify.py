@@ -1,0 +1,115 @@
+"""Verify a cache: read what lies on its claim again, show rot and foreign files, and repair only when told to."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any
+
+from prefect import Flow, flow, task
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.client.schemas.objects import FlowRun, State
+from pydantic import Field
+
+from blocks import Cluster, ModelCache, S3Source, load_block
+from flows.orders import carry_out
+from flows.progress import LoadProgress
+from flows.retries import retried
+from modelyard.caches import CacheSpec
+from modelyard.errors import ClusterUnavailable, LoaderInterrupted, VolumeUnusable
+from modelyard.kube.client import Kube
+from modelyard.kube.run_loader import end_jobs_of_run, end_never_started
+from modelyard.names import slug
+from modelyard.orders import DamageEntry, Report, VerifyResult, VerifySpec
+from modelyard.plans.verify import damage_error, describe_verification, finding_rows, plan_verification, summary, unrepaired
+from modelyard.volumes.claims import read_claim
+
+VERIFY_TIMEOUT = timedelta(hours=24)
+ShortText = Annotated[str, Field(min_length=1, max_length=100)]
+Versions = Annotated[list[Annotated[str, Field(min_length=1, max_length=250)]], Field(max_length=200)]
+Share = Annotated[float, Field(gt=0, le=1)]
+
+
+def end_never_started_verification(flow: "Flow[Any, Any]", flow_run: FlowRun, state: "State[Any]") -> None:  # noqa: ARG001 - Prefect's names
+    """Delete the Job of a crashed run if it never began."""
+    kube, namespace = _cluster_of(flow_run)
+    end_never_started(kube, namespace, str(flow_run.id))
+
+
+def end_verification(flow: "Flow[Any, Any]", flow_run: FlowRun, state: "State[Any]") -> None:  # noqa: ARG001 - Prefect calls by these names
+    """Delete the Job of a cancelled run. A repair is file by file: what it has put in place stays, and is whole."""
+    kube, namespace = _cluster_of(flow_run)
+    end_jobs_of_run(kube, namespace, str(flow_run.id))
+
+
+def _cluster_of(run: FlowRun) -> tuple[Kube, str]:
+    cluster = load_block(Cluster, run.parameters.get("cluster", "default"))
+    return Kube(cluster.get_client()), load_block(ModelCache, run.parameters.get("cache", "default")).namespace
+
+
+@flow(name="verify-cache", flow_run_name="verify-{cache}", on_cancellation=[end_verification], on_crashed=[end_never_started_verification])
+def verify_cache(
+    cache: ShortText = "default",
+    cluster: ShortText = "default",
+    source: ShortText = "default",
+    models: Versions = [],  # noqa: B006 - Prefect copies it; a form shows a list
+    share: Share = 1.0,
+    repair: bool = False,  # noqa: FBT001, FBT002 - a flow's parameters are given by name
+) -> VerifyResult:
+    """Read a cache's models again and compare them with what was published; the run fails if damage is left.
+
+    Without repair the volume is mounted read-only.
+
+    Args:
+        cache: Name of the Modelyard Model Cache block to verify.
+        cluster: Name of the Modelyard Cluster block the cache lies in.
+        source: Name of the Modelyard S3 Source block to repair from: that of the bucket the models came from. Used with repair only.
+        models: Versions to look at, as model@version; none: all, and what on the volume is no version.
+        share: Part of the bytes to read, above 0 up to 1; the day decides which, so that daily runs come round to all of them.
+        repair: Fetch damaged and missing files anew. Foreign files are never touched.
+
+    Raises:
+        Refused: there is no such claim or model; nothing was read.
+        VolumeUnusable: damage was found and not repaired; the table of findings has each file.
+    """
+    settings, kube = load_block(ModelCache, cache).spec(), Kube(load_block(Cluster, cluster).get_client())
+    bucket = load_block(S3Source, source) if repair else None
+    claim = read_claim(kube, settings.namespace, settings.claim)
+    spec = plan_verification(settings, claim, models, share, datetime.now(UTC).date(), bucket.location() if bucket else None)
+    report = reread(spec, settings, bucket, kube)
+    entries = [_entry(each) for each in report.entries]
+    where = f"{settings.namespace}/{settings.claim}"
+    publish(settings, where, spec, report.result, entries)
+    if unrepaired(report.result):
+        raise VolumeUnusable(damage_error(where, spec, report.result, entries))
+    return report.result
+
+
+@task(task_run_name="verify-{cache.claim}", **retried(ClusterUnavailable, LoaderInterrupted))
+def reread(spec: VerifySpec, cache: CacheSpec, source: S3Source | None, kube: Kube) -> Report[VerifyResult]:
+    """Run the verification's Job beside the volume to its end."""
+    progress = LoadProgress(_key(cache, "progress"), f"verify {cache.claim}")
+    report = carry_out(
+        kube,
+        spec,
+        cache,
+        VerifyResult,
+        timeout=VERIFY_TIMEOUT,
+        secret_data=source.secret_data() if source else None,
+        on_progress=progress,
+        on_note=progress.note,
+    )
+    progress.finish(summary(report.result))
+    return report
+
+
+def publish(cache: CacheSpec, where: str, spec: VerifySpec, result: VerifyResult, entries: list[DamageEntry]) -> None:
+    """The result and the table of findings, as artifacts of the cache."""
+    create_markdown_artifact(describe_verification(where, spec, result), key=_key(cache), description=summary(result))
+    if entries:
+        create_table_artifact(finding_rows(entries), key=_key(cache, "findings"), description=f"What is wrong on {where}")
+
+
+def _entry(told: dict[str, Any]) -> DamageEntry:
+    return DamageEntry.model_validate({key: value for key, value in told.items() if key != "event"})
+
+
+def _key(cache: CacheSpec, part: str = "") -> str:
+    return slug(f"verify-{cache.name}-{part}".rstrip("-"), 200)
