@@ -12,7 +12,17 @@ from pathlib import Path
 from stat import S_ISDIR, S_ISLNK, S_ISREG
 
 from modelyard.errors import VolumeUnusable
-from modelyard.loader.layout import Layout, first_problem, refuse_links, require_volume, space_of, tampering, walk_files
+from modelyard.loader.layout import (
+    SILLY_RENAMED,
+    SYSTEM_DIRECTORIES,
+    Layout,
+    first_problem,
+    refuse_links,
+    require_volume,
+    space_of,
+    tampering,
+    walk_files,
+)
 from modelyard.loader.progress import EntryLog
 from modelyard.loader.publish import size_problem, summary
 from modelyard.models import Manifest, ModelRef
@@ -21,8 +31,6 @@ from modelyard.orders import InspectResult, InspectSpec, VersionEntry, VersionSt
 
 #: A volume may be full of another's files; after so many they are only counted.
 MAX_FOREIGN = 2000
-#: At a volume's root by the file system's own doing: ext4's, and the snapshots of some NFS servers.
-_OF_THE_FILE_SYSTEM = {"lost+found", ".snapshot"}
 _MARKERS = (".json", ".json.pending", ".json.removing")
 #: How often a version that changes is looked at again.
 _LOOKS = 5
@@ -77,7 +85,7 @@ class _Names:
 
     def _take(self, base: Path, prefix: str, version_of: Callable[[str], str | None]) -> None:
         for model in _entries(base):
-            if not prefix and model.name in {OWN_DIRECTORY, *_OF_THE_FILE_SYSTEM}:
+            if not prefix and (model.name in {OWN_DIRECTORY, *SYSTEM_DIRECTORIES} or SILLY_RENAMED.fullmatch(model.name)):
                 continue
             if name_problem(model.name) or not model.is_dir(follow_symlinks=False):
                 self._stray(prefix + model.name)

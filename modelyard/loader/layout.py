@@ -11,6 +11,7 @@
 import ctypes
 import errno
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import suppress
@@ -24,6 +25,11 @@ from modelyard.errors import ModelyardError, NotEnoughSpace, VolumeUnusable
 from modelyard.models import Manifest, ModelRef, content_digest
 from modelyard.names import OWN_DIRECTORY
 from modelyard.orders import VolumeSpace
+
+#: What file systems and filers keep at a volume's root: ext4's, and NetApp's and ZFS's snapshots.
+SYSTEM_DIRECTORIES = frozenset({"lost+found", ".snapshot", ".zfs"})
+#: An NFS client's name for a file that was removed while it was open there; it goes with the last reader.
+SILLY_RENAMED = re.compile(r"\.nfs[0-9a-f]{8,}")
 
 _libc = ctypes.CDLL(None, use_errno=True)
 

@@ -8,20 +8,36 @@ The order is the protocol, each step durable before the next:
     ``<version>.json.removing`` is deleted, then the empty directory in the trash
 
 The directory in the trash outlives the marker: a marker with one says that what is now in the version's place came later, and is
-not ours. Open files are read to their end, as POSIX has it; an NFS client elsewhere gets ESTALE.
+not ours. Open files are read to their end, as POSIX has it; on NFS only those of this node are, others get ESTALE.
 """
 
+import errno
 import os
+import shutil
 import time
 from contextlib import suppress
 from pathlib import Path
 from stat import S_ISREG
+from typing import Any
 
 from modelyard.errors import VersionConflict, VolumeUnusable
 from modelyard.loader.killpoints import kill_point
-from modelyard.loader.layout import Layout, make_directories, read_manifest, remove_tree, require_volume, sync_directory, walk_files
+from modelyard.loader.layout import (
+    SILLY_RENAMED,
+    Layout,
+    make_directories,
+    read_manifest,
+    remove_tree,
+    require_volume,
+    sync_directory,
+    walk_files,
+)
 from modelyard.loader.lock import alone, model_unused
+from modelyard.loader.progress import say
 from modelyard.orders import RemoveResult, RemoveSpec
+
+#: How the name of a directory in the trash ends that is of no version any more, and holds files that are still open.
+_OPEN = ".open"
 
 
 def remove(spec: RemoveSpec, root: Path) -> RemoveResult:
@@ -39,6 +55,7 @@ def remove(spec: RemoveSpec, root: Path) -> RemoveResult:
         layout.refuse_links()
         with alone(layout):
             removed = _remove(layout, spec.digest)
+            _sweep(layout)
         _leave_no_empty_directories(layout)
     except OSError as error:
         raise VolumeUnusable(
@@ -147,21 +164,55 @@ def _drop_staged(layout: Layout) -> None:
 def _delete_trash(layout: Layout) -> None:
     for trashed in layout.trashed():
         _empty(trashed)
-        trashed.rmdir() if trashed.is_dir() else trashed.unlink()
+        if not trashed.is_dir():
+            trashed.unlink()
+        elif any(trashed.iterdir()):
+            say(
+                "note",
+                message=f"{layout.model}: some of its files are still open on this node; their bytes become free when they are closed",
+            )
+            trashed.rename(trashed.with_name(f"{trashed.name.partition('-')[0]}{_OPEN}"))  # of no version: the next one may come
+        else:
+            trashed.rmdir()
         sync_directory(layout.trash)
 
 
+def _sweep(layout: Layout) -> None:
+    """Delete what earlier removals had to leave because it was open."""
+    for left in layout.trash.glob(f"*{_OPEN}"):
+        with suppress(OSError):
+            _empty(left)
+            left.rmdir()
+
+
 def _empty(trashed: Path) -> None:
-    """Delete what it holds, and keep itself; a file that stood for the version's directory stays as well."""
+    """Delete what it holds but files that are open on NFS, and keep itself; a file that stood for the version's directory stays as well."""
     if not trashed.is_dir():
         return
     for path in list(trashed.iterdir()):
         if path.is_dir() and not path.is_symlink():
-            remove_tree(path)
+            shutil.rmtree(path, onerror=_unless_open)
         else:
-            path.unlink(missing_ok=True)
+            _unlink(path)
         kill_point("deleting")
+    if stuck := next((path for path, _ in walk_files(trashed) if not SILLY_RENAMED.fullmatch(path.rpartition("/")[2])), None):
+        raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), str(trashed / stuck))
     sync_directory(trashed)
+
+
+def _unlink(path: Path) -> None:
+    try:
+        path.unlink()
+    except OSError as error:
+        _unless_open(None, str(path), (None, error))
+
+
+def _unless_open(_function: object, path: str, failure: Any) -> None:  # noqa: ANN401 - shutil's exc_info
+    """An NFS client does not delete what one of its own processes has open, and keeps its directory: no failure of ours."""
+    error = failure[1]
+    open_file = error.errno == errno.EBUSY and SILLY_RENAMED.fullmatch(Path(path).name)
+    if not (open_file or error.errno in {errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST}):
+        raise error
 
 
 def _unlink_durably(path: Path) -> None:

@@ -5,22 +5,16 @@ names.
 """
 
 import os
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from stat import S_ISFIFO, S_ISLNK, S_ISREG
 
 from modelyard.errors import ModelyardError, VolumeUnusable
-from modelyard.loader.layout import Layout, read_manifest, tampering, walk_files
+from modelyard.loader.layout import SILLY_RENAMED, SYSTEM_DIRECTORIES, Layout, read_manifest, tampering, walk_files
 from modelyard.models import FileRecord, Manifest, ModelRef
 from modelyard.names import OWN_DIRECTORY, name_problem, path_problem
 from modelyard.quantities import format_bytes
-
-#: What file systems and filers keep at a volume's root: ext4's, and NetApp's and ZFS's snapshots.
-_SYSTEM_DIRECTORIES = frozenset({"lost+found", ".snapshot", ".zfs"})
-#: An NFS client's name for a file that was removed while it was open; it goes with the last reader.
-_SILLY_RENAMED = re.compile(r"\.nfs[0-9a-f]{8,}")
 
 
 @dataclass(slots=True)
@@ -131,7 +125,7 @@ def _compare(seen: Survey, layout: Layout, manifest: Manifest) -> None:
             content = seen.contents.setdefault((stat.st_dev, stat.st_ino), Content(stat.st_size, stat.st_nlink))
             content.names.append(name)
     for path, stat in there.items():
-        if not _SILLY_RENAMED.fullmatch(path.rpartition("/")[2]):
+        if not SILLY_RENAMED.fullmatch(path.rpartition("/")[2]):
             found = _printable((layout.target / path).relative_to(layout.root))
             seen.findings.append(Finding(found, f"no manifest knows it ({format_bytes(stat.st_size)})", layout, foreign=True))
 
@@ -149,7 +143,7 @@ def _shape_problem(name: Name, stat: os.stat_result | None) -> str | None:
 
 def _foreign_at_root(root: Path) -> Iterator[Finding]:
     for entry in _entries(root):
-        if entry.name == OWN_DIRECTORY or entry.name in _SYSTEM_DIRECTORIES or _SILLY_RENAMED.fullmatch(entry.name):
+        if entry.name == OWN_DIRECTORY or entry.name in SYSTEM_DIRECTORIES or SILLY_RENAMED.fullmatch(entry.name):
             continue
         if not entry.is_dir(follow_symlinks=False):
             yield Finding(_printable(Path(entry.name)), "no manifest knows it", foreign=True)

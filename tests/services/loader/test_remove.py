@@ -180,6 +180,33 @@ def test_a_reader_with_an_open_file_reads_on(bucket: Bucket, loader: Loader) -> 
         assert start + reader.readall() == body
 
 
+@pytest.mark.parametrize("killed", [None, "unmarked"])
+def test_an_open_file_on_nfs(killed: str | None, published: LoadSpec, loader: Loader) -> None:
+    """An NFS client renames what is open to .nfs*, and says EBUSY when that is to be removed; a mount point says so as well."""
+    silly = "dir/.nfs000000000000002a00000001"
+    (loader.root / "m/v1" / silly).write_bytes(b"open")
+    assert loader.run(REMOVE, MODELYARD_KILL_AT="moved").code == -signal.SIGKILL
+    [trashed] = (loader.root / ".modelyard/trash").iterdir()
+    subprocess.run(["mount", "--bind", str(trashed / silly), str(trashed / silly)], check=True)
+    mounted = trashed / silly
+    try:
+        if killed:
+            assert loader.run(REMOVE, MODELYARD_KILL_AT=killed).code == -signal.SIGKILL
+        run = loader.run(REMOVE)
+        assert run.succeeded()["found"]
+        assert "still open on this node" in run.output
+        mounted = trashed.with_name(f"{trashed.name.partition('-')[0]}.open") / silly
+        assert mounted.read_bytes() == b"open"
+        loader.run(published).succeeded()
+        assert_published(loader.root, FILES)
+        assert counted(loader.run(REMOVE)) == (True, 2, 7, 7)
+        assert tree(loader.root / ".modelyard/trash").keys() == {str(mounted.relative_to(loader.root / ".modelyard/trash"))}
+    finally:
+        subprocess.run(["umount", str(mounted)], check=True)
+    loader.run(REMOVE).succeeded()
+    assert_nothing_left(loader.root)
+
+
 @pytest.mark.parametrize("content", ["directory", "file"])
 def test_what_is_not_ours_is_refused(content: str, loader: Loader) -> None:
     target = loader.root / "m/v1"
