@@ -95,7 +95,7 @@ def read_target(kube: Kube, cache: CacheSpec, original: Manifest | None, namespa
     wanted = (volume_copy(cache, original, namespace), claim_copy(cache, original, namespace))
     volume, claim = (copy_facts(_live(kube, manifest), manifest, cache) for manifest in wanted)
     missing = [manifest for manifest, facts in zip(wanted, (volume, claim), strict=True) if facts.owner is Owner.NOBODY]
-    refusals = [_refusal(kube, manifest) for manifest in missing] if exists and not terminating else []
+    refusals = [refusal_of(kube, manifest) for manifest in missing] if exists and not terminating else []
     return TargetFacts(namespace, exists, volume, claim, terminating, pod_security, tuple(problem for problem in refusals if problem))
 
 
@@ -111,7 +111,7 @@ def _live(kube: Kube, manifest: Manifest) -> Manifest | None:
     return patiently(lambda: kube.get(ref.kind, ref.name, ref.namespace))
 
 
-def _refusal(kube: Kube, manifest: Manifest) -> Problem | None:
+def refusal_of(kube: Kube, manifest: Manifest) -> Problem | None:
     """Why the API server would not take the object: its quotas, policies and rights are asked, not guessed."""
     try:
         patiently(lambda: kube.create(manifest, dry_run=True))
