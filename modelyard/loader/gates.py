@@ -9,15 +9,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from modelyard.errors import DigestMismatch, Problem, Refused
+from modelyard.errors import DigestMismatch, Refused
 from modelyard.loader.layout import Layout, refuse_links, write_durably
 from modelyard.loader.progress import say
 from modelyard.models import FileRecord, Manifest, WeightPolicy
 from modelyard.orders import LoadSpec
 from modelyard.plans.digests import MAX_SUMS_BYTES, SUMS_NAME, compare_sums, missing_sums, parse_sums
-from modelyard.plans.paths import shown
-from modelyard.plans.weight_formats import NEXT_STEP, first_problems
-from modelyard.weights.scan import scan_file
+from modelyard.plans.weight_formats import first_problems
+from modelyard.weights.policy import refused_files
 
 #: A scan may take minutes where a volume is slow; it is told this often.
 _NOTE_SECONDS = 15.0
@@ -71,21 +70,17 @@ def _pass_digests(spec: LoadSpec, directory: Path, records: Sequence[FileRecord]
 
 
 def _pass_weights(spec: LoadSpec, directory: Path, paths: list[str]) -> None:
-    if spec.weights is WeightPolicy.ANY:
-        return
     began = told = time.monotonic()
-    problems, pickled = list[Problem](), 0
-    for number, path in enumerate(paths):
-        refuse_links(directory / path, directory)
-        verdict = scan_file(directory / path)
-        pickled += verdict.pickled
-        if verdict.dangers:
-            problems.append(Problem(shown(path), "; ".join(verdict.dangers), NEXT_STEP))
-        elif verdict.pickled and spec.weights is WeightPolicy.NO_PICKLE:
-            problems.append(Problem(shown(path), "is loaded by pickle, and weightFormats is no-pickle", NEXT_STEP))
+
+    def tell(number: int) -> None:
+        nonlocal told
         if (now := time.monotonic()) - told > _NOTE_SECONDS:
             told = now
             say("note", message=f"{spec.model}: weight formats of {number} of {len(paths)} files looked at")
+
+    for path in paths:
+        refuse_links(directory / path, directory)
+    problems, pickled = refused_files(directory, paths, spec.weights, tell)
     if problems:
         raise Refused(first_problems(problems))
     if pickled:

@@ -16,7 +16,7 @@ _PICKLE_NAMES = re.compile(r"(.*[-_])?(pytorch_model|adapter_model|training_args
 #: They hold arrays; only arrays of objects are pickles.
 _ARRAYS = frozenset({".npy", ".npz"})
 
-NEXT_STEP = "convert it to safetensors, or set weightFormats to any if you trust its author"
+NEXT_STEP = "convert it to safetensors, or set weightFormats (upload: --weights) to any if you trust its author"
 
 
 def is_pickle_name(path: str) -> bool:

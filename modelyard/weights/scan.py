@@ -147,11 +147,3 @@ def _pickles(stream: PickleStream, start: int, *, named: bool, legacy: bool) -> 
     if len(told) > _SHOWN:
         told[_SHOWN:] = [f"and {len(told) - _SHOWN} more"]
     return Verdict(pickled=True, dangers=tuple(told))
-
-
-def scan_files(root: Path, paths: list[str]) -> Iterator[tuple[str, Verdict]]:
-    """The verdict on each file that pickle loads anything of."""
-    for path in paths:
-        verdict = scan_file(root / path)
-        if verdict.pickled:
-            yield path, verdict
