@@ -39,8 +39,8 @@ class Reference(Value):
         host, slash, path = rest.partition("/")
         if not slash or not _HOST.fullmatch(host) or not ("." in host or ":" in host or host == "localhost"):
             raise ValueError(f"{text!r} names no registry; write host/repository:tag, for example registry.example/models/llama:v1")
-        repository, _, tag = path.partition(":")
-        problem = repository_problem(repository) or (tag_problem(tag) if tag else None)
+        repository, colon, tag = path.partition(":")
+        problem = repository_problem(repository) or (tag_problem(tag) if colon else None)
         if problem:
             raise ValueError(f"{text!r}: {problem}")
         return cls(host=host, repository=repository, tag=tag or None, digest=digest or None)

@@ -1,0 +1,81 @@
+"""Credentials from docker configs, challenges, and how an upload's bytes are cut."""
+
+import base64
+import json
+
+import pytest
+
+from modelyard.errors import RegistryDenied
+from modelyard.images.references import Reference
+from modelyard.oci.access import Access, Credentials, Keychain, read_docker_config
+from modelyard.oci.tokens import Challenge
+from modelyard.oci.uploads import SEND_SIZE, sendable
+
+
+def config(**auths: dict[str, str]) -> str:
+    return json.dumps({"auths": {name.replace("_", "."): entry for name, entry in auths.items()}})
+
+
+def test_a_docker_config() -> None:
+    encoded = base64.b64encode(b"me:pass:word").decode()
+    text = json.dumps(
+        {
+            "auths": {
+                "registry.example": {"auth": encoded},
+                "https://index.docker.io/v1/": {"username": "hub", "password": "p"},
+                "azure.example": {"auth": base64.b64encode(b"00000000:").decode(), "identitytoken": "refresh"},
+                "helper.example": {},
+            }
+        }
+    )
+    found = read_docker_config(text)
+    assert found == {
+        "registry.example": Credentials("me", "pass:word"),
+        "index.docker.io": Credentials("hub", "p"),
+        "azure.example": Credentials("00000000", "", "refresh"),
+    }
+    keychain = Keychain(Access("registry.example"), found)
+    assert keychain.access(Reference.parse("docker.io/library/busybox:1")) == Access(
+        "registry-1.docker.io", credentials=Credentials("hub", "p")
+    )
+    assert keychain.access(Reference.parse("other.example/m:1")) == Access("other.example")
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"auths": 1}', '{"auths": {"r": {"auth": "s3cret%"}}}', '{"credsStore": "x"}'])
+def test_no_docker_config_and_nothing_of_it_told(text: str) -> None:
+    with pytest.raises(RegistryDenied) as caught:
+        read_docker_config(text)
+    assert "s3cret" not in str(caught.value)
+    assert caught.value.__cause__ is None
+
+
+def test_secrets_do_not_show() -> None:
+    credentials = Credentials("me", "s3cret", "r3fresh")
+    shown = repr(Keychain(Access("r.example", credentials=credentials), {"r.example": credentials}))
+    assert "s3cret" not in shown
+    assert "r3fresh" not in shown
+
+
+@pytest.mark.parametrize(
+    ("header", "challenge"),
+    [
+        (
+            'Bearer realm="https://auth.example/token",service="r",scope="a,b"',
+            Challenge("bearer", {"realm": "https://auth.example/token", "service": "r", "scope": "a,b"}),
+        ),
+        ("Basic realm=registry", Challenge("basic", {"realm": "registry"})),
+        ('bearer realm="x", error="invalid_token"', Challenge("bearer", {"realm": "x", "error": "invalid_token"})),
+        ("Negotiate abc", None),
+        ("", None),
+    ],
+)
+def test_challenges(header: str, challenge: Challenge | None) -> None:
+    assert Challenge.of(header) == challenge
+
+
+@pytest.mark.parametrize("sizes", [[], [1], [SEND_SIZE], [SEND_SIZE - 1, 1], [512, 5 * SEND_SIZE + 3, 509, 1024], [1] * 1000])
+def test_pieces_hold_the_same_bytes(sizes: list[int]) -> None:
+    chunks = [bytes([number % 251]) * size for number, size in enumerate(sizes)]
+    pieces = [bytes(piece) for piece in sendable(iter(chunks))]
+    assert b"".join(pieces) == b"".join(chunks)
+    assert all(0 < len(piece) <= SEND_SIZE for piece in pieces)
