@@ -3,9 +3,11 @@
 from typing import TypeVar
 
 from prefect.blocks.core import Block
+from prefect.client.orchestration import get_client
 
 from modelyard.errors import Refused
 
+_PAGE = 200
 Kind = TypeVar("Kind", bound=Block)
 
 
@@ -23,3 +25,13 @@ def load_block(kind: type[Kind], name: str) -> Kind:
     if not isinstance(block, kind):
         raise TypeError(f"block {slug}/{name} was loaded inside an event loop; load it from synchronous code")
     return block
+
+
+def block_names(kind: type[Block]) -> list[str]:
+    """The names of all saved blocks of ``kind``; none if the type is not registered."""
+    slug = kind.get_block_type_slug()
+    names: list[str] = []
+    with get_client(sync_client=True) as client:
+        while page := client.read_block_documents_by_type(slug, offset=len(names), limit=_PAGE, include_secrets=False):
+            names += [str(document.name) for document in page]
+    return names

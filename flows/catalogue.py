@@ -7,7 +7,6 @@ because its source has changed, takes nothing from what lies on the volume.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run as this_run
@@ -17,9 +16,9 @@ from modelyard.kube.client import Kube
 from modelyard.kube.failures import NotFound
 from modelyard.orders import LoadResult, Progress
 from modelyard.plans.catalogue import CachedModel, Source
-from modelyard.plans.catalogue_status import Content, Finding, Phase, ready, timestamp
+from modelyard.plans.catalogue_status import Content, Finding, Phase, ready
 from modelyard.plans.preload import PreloadPlan
-from modelyard.volumes.catalogue import Entry, find, project, read_catalogue, write_finding
+from modelyard.volumes.catalogue import Entry, find, now, project, read_catalogue, write_finding
 
 
 class Catalogued:
@@ -50,7 +49,7 @@ class Catalogued:
 
     def ready(self, result: LoadResult) -> None:
         """Say that the version is there."""
-        loaded = timestamp(datetime.now(UTC)) if result.fetched_bytes or result.linked_bytes else None
+        loaded = now() if result.fetched_bytes or result.linked_bytes else None
         content = Content(result.bytes, result.files, result.digest, loaded)
         self._attempt(self._begin)  # somebody may have deleted it meanwhile
         self._tell(ready(content, self._claim, f"{self._model.model}/{self._model.version}", flow_run=self._run))

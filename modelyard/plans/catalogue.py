@@ -21,7 +21,7 @@ from enum import StrEnum
 from typing import Any
 
 from modelyard.orders import VersionEntry, VersionState
-from modelyard.plans.catalogue_status import Content, Context, Finding, Phase, Usage, next_status, ready
+from modelyard.plans.catalogue_status import Content, Context, Finding, Phase, Usage, next_status, ready, removed
 from modelyard.plans.references import References
 from modelyard.quantities import format_bytes
 
@@ -238,8 +238,7 @@ class _Judge:
             words = "a preload is writing it; cancel that run, and the next reconciliation removes what it wrote"
             return _refused(self._loading(), "Loading", words), Act.NONE
         if entry is None:
-            words = "not on the volume; delete this object, or set state Present to load it"
-            return Finding(Phase.ABSENT, "Removed", words), Act.NONE
+            return removed(), Act.NONE
         if entry.state is VersionState.FOREIGN:
             return self._there() or self._left(), Act.NONE
         if self.model.pinned:
@@ -282,6 +281,36 @@ class _Judge:
     def _stale(self, previous: Mapping[str, Any]) -> bool:
         since = next((each["lastTransitionTime"] for each in previous.get("conditions") or () if each.get("type") == "Ready"), None)
         return since is None or datetime.fromisoformat(self.facts.now) - datetime.fromisoformat(since) > LOADING_GRACE
+
+
+@dataclass(frozen=True, slots=True)
+class KnownCaches:
+    """The caches that blocks describe: name and namespace of those to work with, and why others cannot be."""
+
+    usable: frozenset[tuple[str, str]]
+    unusable: Mapping[str, str] = field(default_factory=dict)
+
+    def problem(self, model: CachedModel) -> str | None:
+        """Why an object speaks of no cache that there is."""
+        name = model.cache
+        if (name, model.namespace) in self.usable:
+            return None
+        if places := sorted(namespace for known, namespace in self.usable if known == name):
+            return f"cache {name} lies in namespace {', '.join(places)}; declare the model there, and delete this object"
+        if reason := self.unusable.get(name):
+            return f"cache {name} cannot be used: {reason}"
+        known = ", ".join(sorted({each for each, _ in self.usable})) or "none"
+        return (
+            f"there is no Modelyard Model Cache block for cache {name!r} (there are: {known}); create it in Prefect, or delete this object"
+        )
+
+
+def plan_strays(models: Iterable[CachedModel], known: KnownCaches, now: str) -> tuple[Decision, ...]:
+    """A decision for each object that speaks of no cache that there is. No side effects."""
+    told = [(model, Finding(Phase.FAILED, "NoCache", words)) for model in models if (words := known.problem(model))]
+    return tuple(
+        Decision(model, finding, Act.NONE, next_status(finding, Context(model.status, model.generation, now))) for model, finding in told
+    )
 
 
 def _carried_on(previous: Mapping[str, Any]) -> Finding:

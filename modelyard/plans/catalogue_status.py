@@ -94,6 +94,11 @@ def ready(content: Content, claim: str, path: str, *, flow_run: str | None = Non
     return Finding(Phase.READY, "OnVolume", words, content, flow_run=flow_run)
 
 
+def removed() -> Finding:
+    """A version that is declared Absent, and is."""
+    return Finding(Phase.ABSENT, "Removed", "not on the volume; delete this object, or set state Present to load it")
+
+
 def next_status(finding: Finding, context: Context) -> dict[str, Any]:
     """The whole status; equal to the one before if nothing but time has passed."""
     previous = context.previous

@@ -23,6 +23,10 @@ KIND = "CachedModel"
 _TRIES = 3
 
 
+class CatalogueMissing(Refused):
+    """The CRD is not installed."""
+
+
 @dataclass(frozen=True, slots=True)
 class Entry:
     """An object of the catalogue with the manifest it was read from, which a write refers to."""
@@ -35,12 +39,12 @@ def read_catalogue(kube: Kube, namespace: str | None) -> tuple[Entry, ...]:
     """The objects of a namespace, or of all.
 
     Raises:
-        Refused: the CRD is not installed.
+        CatalogueMissing: the CRD is not installed.
     """
     try:
         return tuple(Entry(cached_model(each), each) for each in patiently(lambda: kube.list(KIND, namespace)))
     except NotFound as error:
-        raise Refused("the cluster has no kind CachedModel; install it: kubectl apply -k deployments/kubernetes/crd") from error
+        raise CatalogueMissing("the cluster has no kind CachedModel; install it: kubectl apply -k deployments/kubernetes/crd") from error
 
 
 def cached_model(manifest: Manifest) -> CachedModel:
@@ -119,20 +123,30 @@ def write_finding(kube: Kube, entry: Entry, finding: Finding) -> Entry:
     for _ in range(_TRIES - 1):
         with suppress(Changed):
             return write_status(kube, entry, _status(entry, finding))
-        entry = _again(kube, entry)
+        entry = read_again(kube, entry)
     return write_status(kube, entry, _status(entry, finding))
 
 
 def _status(entry: Entry, finding: Finding) -> dict[str, Any]:
-    return next_status(finding, Context(entry.model.status, entry.model.generation, timestamp(datetime.now(UTC))))
+    return next_status(finding, Context(entry.model.status, entry.model.generation, now()))
 
 
-def _again(kube: Kube, entry: Entry) -> Entry:
+def read_again(kube: Kube, entry: Entry) -> Entry:
+    """The object as it is now.
+
+    Raises:
+        NotFound: it is gone, or is another of its name.
+    """
     metadata = entry.manifest["metadata"]
     live = patiently(lambda: kube.get(KIND, metadata["name"], metadata["namespace"]))
     if live is None or live["metadata"]["uid"] != metadata["uid"]:
         raise NotFound(f"{KIND}/{metadata['namespace']}/{metadata['name']} is gone")
     return Entry(cached_model(live), live)
+
+
+def now() -> str:
+    """This moment as statuses have it."""
+    return timestamp(datetime.now(UTC))
 
 
 def drop(kube: Kube, entry: Entry) -> bool:
