@@ -5,35 +5,21 @@ cause. ``permanent`` says that nothing but a person's change will help; ``interr
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
+from modelyard.kube.diagnose_mount import diagnose_mount
+from modelyard.kube.diagnosis import Diagnosis, latest
 from modelyard.kube.resources import Manifest
 
 _PULL = frozenset({"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable"})
 _CONFIG = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
-_MOUNT = frozenset({"FailedMount", "FailedAttachVolume", "FailedMapVolume"})
 _KILLED_BY_MEMORY = "OOMKilled"
 _STOPPING_SIGNALS = frozenset({9, 15})
 
 
-@dataclass(frozen=True, slots=True)
-class Diagnosis:
-    """What is observed, in whose words, and what to do next."""
-
-    summary: str
-    detail: str
-    next_step: str
-    permanent: bool = False
-    interrupted: bool = False
-
-    def __str__(self) -> str:
-        return "; ".join(part for part in (f"{self.summary}: {self.detail}" if self.detail else self.summary, self.next_step) if part)
-
-
-def diagnose_pod(pod: Manifest, events: Iterable[Manifest] = ()) -> Diagnosis | None:
-    """Why the pod does not run, or how it died; None if there is nothing to say."""
-    return _disrupted(pod) or _died(pod) or _waiting(pod) or _mounting(pod, events) or _unscheduled(pod)
+def diagnose_pod(pod: Manifest, events: Iterable[Manifest] = (), neighbours: Sequence[Manifest] = ()) -> Diagnosis | None:
+    """Why the pod does not run, or how it died; None if there is nothing to say. ``neighbours`` are pods that may have its volume."""
+    return _disrupted(pod) or _died(pod) or _waiting(pod) or _mounting(pod, events, neighbours) or _unscheduled(pod)
 
 
 def _disrupted(pod: Manifest) -> Diagnosis | None:
@@ -80,13 +66,9 @@ def _waiting(pod: Manifest) -> Diagnosis | None:
     return None
 
 
-def _mounting(pod: Manifest, events: Iterable[Manifest]) -> Diagnosis | None:
+def _mounting(pod: Manifest, events: Iterable[Manifest], neighbours: Sequence[Manifest]) -> Diagnosis | None:
     started = any((status.get("state") or {}).get("waiting") is None for status in _container_statuses(pod))
-    event = None if started else latest(events, _MOUNT)
-    if event is None:
-        return None
-    step = "the kubelet tries again by itself; look at the volume's driver on the node"
-    return Diagnosis(f"a volume cannot be mounted ({event['reason']})", event.get("message", ""), step)
+    return None if started else diagnose_mount(pod, events, neighbours)
 
 
 def _unscheduled(pod: Manifest) -> Diagnosis | None:
@@ -159,16 +141,6 @@ def _with_class(claim: Manifest, storage_class: Manifest, events: list[Manifest]
 def waits_for_consumer(storage_class: Manifest) -> bool:
     """Whether claims of this class are bound only when a pod uses them."""
     return bool(storage_class.get("volumeBindingMode") == "WaitForFirstConsumer")
-
-
-def latest(events: Iterable[Manifest], reasons: frozenset[str] | None = None) -> Manifest | None:
-    """The newest of ``events`` that has one of ``reasons`` (any, if None)."""
-    matching = [event for event in events if reasons is None or event.get("reason") in reasons]
-    return max(matching, key=_event_time, default=None)
-
-
-def _event_time(event: Manifest) -> str:
-    return str(event.get("lastTimestamp") or event.get("eventTime") or event["metadata"].get("creationTimestamp") or "")
 
 
 def _words(event: Manifest | None) -> str:

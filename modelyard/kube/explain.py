@@ -2,13 +2,17 @@
 
 from modelyard.errors import ClusterRefused
 from modelyard.kube.client import Kube, Manifests
-from modelyard.kube.diagnose import Diagnosis, diagnose_claim, diagnose_job, diagnose_pod
+from modelyard.kube.diagnose import diagnose_claim, diagnose_job, diagnose_pod
+from modelyard.kube.diagnose_mount import is_multi_attach
+from modelyard.kube.diagnosis import Diagnosis
 from modelyard.kube.resources import Manifest
 
 
 def explain_pod(kube: Kube, pod: Manifest) -> Diagnosis | None:
     """Why ``pod`` does not run; None if there is nothing to say."""
-    return diagnose_pod(pod, events_of(kube, pod))
+    events = events_of(kube, pod)
+    neighbours = kube.list("Pod", pod["metadata"]["namespace"]) if is_multi_attach(events) else []
+    return diagnose_pod(pod, events, neighbours)
 
 
 def explain_job(kube: Kube, job: Manifest) -> Diagnosis | None:

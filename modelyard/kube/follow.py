@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 from modelyard.errors import ClusterRefused, ClusterUnavailable, LoaderFailed
 from modelyard.kube.client import Kube, Manifests
-from modelyard.kube.diagnose import Diagnosis
+from modelyard.kube.diagnosis import Diagnosis
 from modelyard.kube.explain import explain_claim, explain_job, explain_pod
 from modelyard.kube.loader_report import newest_pod, progress_in
 from modelyard.kube.resources import Manifest, ObjectRef

@@ -7,7 +7,8 @@ from modelyard.caches import CacheSpec
 from modelyard.errors import ClaimPending, ClaimUnusable, ClusterRefused, ClusterUnavailable, ModelyardError
 from modelyard.kube.apply import Action, Change, is_owned, owned, patiently
 from modelyard.kube.client import Kube
-from modelyard.kube.diagnose import Diagnosis, waits_for_consumer
+from modelyard.kube.diagnose import waits_for_consumer
+from modelyard.kube.diagnosis import Diagnosis
 from modelyard.kube.explain import explain_claim
 from modelyard.kube.failures import AlreadyExists
 from modelyard.kube.loader_job import LOADER_JOB_TYPE

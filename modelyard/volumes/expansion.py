@@ -7,7 +7,7 @@ from typing import Any
 from modelyard.errors import ClaimPending, ClaimUnusable, ClusterUnavailable, ModelyardError
 from modelyard.kube.apply import Action, Change
 from modelyard.kube.client import Kube
-from modelyard.kube.diagnose import latest
+from modelyard.kube.diagnosis import latest
 from modelyard.kube.explain import events_of
 from modelyard.kube.failures import Changed
 from modelyard.kube.resources import Manifest, ObjectRef

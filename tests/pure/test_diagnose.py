@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from modelyard.kube.diagnose import Diagnosis, diagnose_claim, diagnose_job, diagnose_pod
+from modelyard.kube.diagnose import diagnose_claim, diagnose_job, diagnose_pod
+from modelyard.kube.diagnosis import Diagnosis
 
 Manifest = dict[str, Any]
 
@@ -67,7 +68,7 @@ def event(reason: str, message: str, time: str = "2026-11-21T08:00:00Z") -> Mani
                 event("Pulled", "ok"),
             ],
             Diagnosis(
-                "a volume cannot be mounted (FailedMount)",
+                "node unknown: a volume cannot be mounted (FailedMount)",
                 "mount failed: exit status 32",
                 "the kubelet tries again by itself; look at the volume's driver on the node",
             ),
