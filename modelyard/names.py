@@ -22,6 +22,7 @@ _DNS_LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _HASH_CHARS = 8
 _MAX_KEY = 200
+_MAX_SUBDOMAIN = 253
 
 
 def name_problem(text: str) -> str | None:
@@ -96,6 +97,19 @@ def claim_problem(base: str, suffix: str = "") -> str | None:
     )
 
 
+def object_name_problem(text: str) -> str | None:
+    """Why ``text`` cannot name an object of the API (a DNS subdomain), or None.
+
+    https://kubernetes.io/docs/concepts/overview/working-with-objects/names/#dns-subdomain-names
+    """
+    if len(text) <= _MAX_SUBDOMAIN and all(_DNS_LABEL.fullmatch(part) for part in text.split(".")):
+        return None
+    return (
+        f"{text!r} must be at most {_MAX_SUBDOMAIN} lower-case letters, digits, '-' or '.',"
+        " each part beginning and ending with a letter or digit"
+    )
+
+
 def preload_job_name(claim: str, model: str, version: str) -> str:
     """The name of the Job that loads a version: a pure function of what is loaded where, so that a second run joins the first one's."""
     return job_name("preload", f"{model}-{version}", claim, model, version)
@@ -121,7 +135,7 @@ def export_volume_name(namespace: str, claim: str, export: str) -> str:
 
 def cached_model_name(cache: str, model: str, version: str) -> str:
     """The name of the CachedModel that Modelyard makes for a version on a cache; people may name theirs otherwise."""
-    digest = _hash("\0".join((cache, model, version)))
+    digest = _hash(f"{cache}\0{model}\0{version}")
     return f"{slug(f'{model}-{version}', MAX_LABEL - len('-') - _HASH_CHARS)}-{digest}"
 
 
