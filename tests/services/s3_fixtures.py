@@ -275,13 +275,13 @@ def plain_http_server(s3_server: S3Server) -> Iterator[S3Server]:
 
 
 @contextmanager
-def running_server(data: Path, certificates: Certificates, *, tls: bool) -> Iterator[S3Server]:
+def running_server(data: Path, certificates: Certificates, *, tls: bool, options: tuple[str, ...] = ()) -> Iterator[S3Server]:
     """A versitygw over ``data``; it changes its directory, so every path is absolute."""
     port, name = free_port(), "https" if tls else "http"
     access_log = data / f"access-{name}.log"
     for directory in ("buckets", "versions"):
         (data / directory).mkdir(exist_ok=True)
-    command = [str(versitygw()), "--port", f"127.0.0.1:{port}", "--keep-alive", "--access-log", str(access_log), "--quiet"]
+    command = [str(versitygw()), "--port", f"127.0.0.1:{port}", "--keep-alive", "--access-log", str(access_log), "--quiet", *options]
     command += ["--cert", str(certificates.certificate), "--key", str(certificates.key)] if tls else []
     command += ["posix", "--versioning-dir", str(data / "versions"), str(data / "buckets")]
     keys = {"ROOT_ACCESS_KEY": _ACCESS_KEY, "ROOT_SECRET_KEY": SECRET_KEY}
