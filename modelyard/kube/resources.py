@@ -51,6 +51,8 @@ _TABLE = (
     ("ServiceAccount", "v1", "serviceaccounts", True),
     ("Role", "rbac.authorization.k8s.io/v1", "roles", True),
     ("RoleBinding", "rbac.authorization.k8s.io/v1", "rolebindings", True),
+    ("ClusterRole", "rbac.authorization.k8s.io/v1", "clusterroles", False),
+    ("ClusterRoleBinding", "rbac.authorization.k8s.io/v1", "clusterrolebindings", False),
     ("ConfigMap", "v1", "configmaps", True),
     ("Secret", "v1", "secrets", True),
     ("PersistentVolume", "v1", "persistentvolumes", False),
