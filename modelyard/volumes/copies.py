@@ -58,8 +58,7 @@ def volume_copy(cache: CacheSpec, original: Manifest, namespace: str) -> Manifes
                 "capacity": {"storage": spec["capacity"]["storage"]},
                 "accessModes": [READ_ONLY],
                 "volumeMode": spec.get("volumeMode", "Filesystem"),
-                "persistentVolumeReclaimPolicy": "Retain",
-                "storageClassName": "",
+                "persistentVolumeReclaimPolicy": "Retain",  # and no class: an empty one is not kept by the API server
                 "claimRef": {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "namespace": namespace, "name": cache.claim},
                 **kept,
                 **_source(original, name),
