@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 from stat import S_ISREG
 
-from modelyard.errors import NotEnoughSpace, Refused, SourceChanged, VolumeUnusable
+from modelyard.errors import DigestMismatch, NotEnoughSpace, Refused, SourceChanged, VolumeUnusable
 from modelyard.loader.fetch import Fetch
 from modelyard.loader.gates import pass_gates, uphold
 from modelyard.loader.journal import Journal
@@ -83,8 +83,20 @@ def _load(spec: LoadSpec, layout: Layout, source: Source, files: list[SourceFile
     fetch.run(todo)
     progress.update(spec.listing.bytes, spec.listing.files, final=True)
     records = _records(journal, files)
-    manifest = publish(layout, spec, records, pass_gates(spec, layout.files, records))
+    try:
+        passed = pass_gates(spec, layout.files, records)
+    except DigestMismatch:
+        _drop_unproven(layout, records)
+        raise
+    manifest = publish(layout, spec, records, passed)
     return _result(manifest, began, fetch.fetched_bytes, linked, there - linked + fetch.resumed_bytes)
+
+
+def _drop_unproven(layout: Layout, records: list[FileRecord]) -> None:
+    """Have the next run fetch anew what no checksum of the source proved: it may have been harmed on its way."""
+    for record in records:
+        if record.checksum is None:
+            (layout.files / record.path).unlink(missing_ok=True)
 
 
 def _records(journal: Journal, files: list[SourceFile]) -> list[FileRecord]:

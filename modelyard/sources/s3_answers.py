@@ -128,6 +128,8 @@ def _lasting(refusal: Refusal, said: str, *, versioned: bool) -> ModelyardError:
         return SourceMissing(f"{said}; the bucket is in {_region(refusal)}: give it in the source's block")
     if code == "InvalidObjectState":
         return SourceMissing(f"{said}; the object is archived: restore it first (`aws s3api restore-object`)")
+    if code == "RequestTimeTooSkewed":
+        return SourceDenied(f"{said}; the clock of the machine that asks is wrong: set it, for example by NTP")
     if code in _DENIED or status in {401, 403}:
         needed = " (a version of an object needs s3:GetObjectVersion)" if versioned else ""
         return SourceDenied(f"{said}; check the credentials, and that they may list and read this prefix{needed}")

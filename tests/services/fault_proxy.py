@@ -23,7 +23,6 @@ _MAX_HEAD = 64 * 1024
 _TIMEOUT_SECONDS = 60
 _LINGER_NONE = struct.pack("ii", 1, 0)
 _OBJECT = r"(GET|HEAD) /[^/?]+/[^? ]+"
-_SLOW_DOWN = b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
 
 
 class Kind(Enum):
@@ -33,7 +32,7 @@ class Kind(Enum):
     TRUNCATE = "close the connection in the middle of the body"
     SHORTEN = "send half of the body and say that this is all"
     RESET = "reset the connection in the middle of the body"
-    SLOW_DOWN = "answer 503 SlowDown"
+    REFUSE = "answer with an error of S3's instead"
     STALL = "stop in the middle of the body and keep the connection"
     DRIP = "send the body a few bytes at a time"
 
@@ -48,6 +47,7 @@ class Fault:
     after: int | None = None  # where in the body; half of it if None
     skip: int = 0  # pass so many first
     from_byte: int = 0  # harm only ranges that begin here or later: they come in any order
+    error: tuple[int, str] = (503, "SlowDown")  # status and code of a refusal
     done: int = 0
 
 
@@ -131,10 +131,8 @@ def _exchange(proxy: FaultProxy, client: ssl.SSLSocket, server: ssl.SSLSocket) -
         return False
     line = request.split(b"\r\n", 1)[0].decode()
     fault = proxy.fault_for(line, _begin(request))
-    if fault and fault.kind is Kind.SLOW_DOWN:
-        client.sendall(
-            b"HTTP/1.1 503 Slow Down\r\nContent-Length: %d\r\nContent-Type: application/xml\r\n\r\n" % len(_SLOW_DOWN) + _SLOW_DOWN
-        )
+    if fault and fault.kind is Kind.REFUSE:
+        client.sendall(_refusal(*fault.error))
         return True
     server.sendall(request)
     answer = _head(server, proxy.closing)
@@ -151,6 +149,11 @@ def _exchange(proxy: FaultProxy, client: ssl.SSLSocket, server: ssl.SSLSocket) -
         client.sendall(chunk)
         length -= len(chunk)
     return b"connection: close" not in answer.lower()
+
+
+def _refusal(status: int, code: str) -> bytes:
+    body = f"<Error><Code>{code}</Code><Message>The server's own words.</Message></Error>".encode()
+    return b"HTTP/1.1 %d Refused\r\nContent-Length: %d\r\nContent-Type: application/xml\r\n\r\n" % (status, len(body)) + body
 
 
 def _harm(proxy: FaultProxy, fault: Fault, head: bytes, body: bytes, client: ssl.SSLSocket) -> bool:

@@ -8,7 +8,7 @@ import pytest
 
 from modelyard.orders import VerifyLevel
 from modelyard.sources.s3 import S3Source
-from tests.services.loader.uploads import MIB, multipart, single
+from tests.services.loader.uploads import MIB, behind_the_back, multipart, single
 from tests.services.s3_fixtures import Bucket, Loader, S3Server, assert_published
 
 #: Keys that a naive client mangles in a URL, in XML, in a shell or in a path.
@@ -59,13 +59,6 @@ def test_a_second_run_asks_the_server_nothing(bucket: Bucket, loader: Loader) ->
     third = loader.run(spec.model_copy(update={"verify": VerifyLevel.DIGESTS})).succeeded()
     assert (len(bucket.requests()), third["digest"]) == (before, first["digest"])
     assert_published(loader.root, files)
-
-
-def behind_the_back(bucket: Bucket, body: bytes) -> None:
-    """A file that someone laid below the server: it has no checksum, and an ETag that is no MD5."""
-    directory = bucket.server.access_log.parent / "buckets" / bucket.name / "m" / "v1"
-    directory.mkdir(parents=True)
-    (directory / "x").write_bytes(body)
 
 
 UPLOADS = [

@@ -36,3 +36,10 @@ def multipart(algorithm: str, kind: str) -> Upload:
         client.complete_multipart_upload(**target, UploadId=upload_id, MultipartUpload={"Parts": parts})
 
     return upload
+
+
+def behind_the_back(bucket: Bucket, body: bytes) -> None:
+    """A file that someone laid below the server: it has no checksum, and an ETag that is no MD5."""
+    directory = bucket.server.access_log.parent / "buckets" / bucket.name / "m" / "v1"
+    directory.mkdir(parents=True)
+    (directory / "x").write_bytes(body)
