@@ -4,6 +4,7 @@ A probe raises ``Lacking`` with what it saw, or the OSError that it met. It leav
 """
 
 import fcntl
+import json
 import mmap
 import os
 import re
@@ -17,6 +18,7 @@ from modelyard.loader.layout import sync_file_system, write_durably
 from modelyard.names import MAX_FILE_NAME
 from modelyard.orders import Ability, Lack
 
+#: Of JSON, in which a letter beyond ASCII is six: all abilities may be lacking, and a termination message has 4096 bytes.
 _SEEN_CHARS = 140
 #: How the kernel writes a space in a path, for one.
 _OCTAL = re.compile(r"\\([0-7]{3})")
@@ -55,7 +57,9 @@ def probe_all(directory: Path) -> tuple[list[Ability], list[Lack]]:
 def lack(ability: Ability, error: Exception | str) -> Lack:
     """What was seen, short enough that many fit one termination message."""
     text = f"{error.strerror} ({error.errno})" if isinstance(error, OSError) and error.strerror else str(error)
-    return Lack(ability=ability, seen=text[:_SEEN_CHARS])
+    while len(json.dumps(text)) > _SEEN_CHARS:
+        text = text[: len(text) * 9 // 10]
+    return Lack(ability=ability, seen=text)
 
 
 def _place(directory: Path, ability: Ability) -> Path:

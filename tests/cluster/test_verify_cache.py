@@ -1,0 +1,93 @@
+"""The verify-cache flow on the real parts: rot on the claim fails the run, a repair mends it, and all of it is shown."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
+
+from deployments.demo.check import check_files
+from flows.preload import preload_model
+from flows.verify import verify_cache
+from modelyard.errors import Refused, VolumeUnusable
+from modelyard.orders import VerifyResult
+from tests.cluster.preload import conftest
+from tests.cluster.preload.conftest import Stack
+from tests.cluster.preload.test_flow import digests
+
+pytestmark = pytest.mark.cluster
+stack, image = conftest.stack, conftest.image
+CLAIM = "modelyard-models-cache"
+
+
+def run(stack: Stack, **more: Any) -> VerifyResult:
+    parameters: dict[str, Any] = {"source": stack.name, "cache": stack.name, "cluster": stack.name, **more}
+    result = verify_cache(**parameters)
+    assert isinstance(result, VerifyResult)
+    return result
+
+
+def on_disk(stack: Stack) -> Path:
+    """The claim's directory on this side."""
+    claim = stack.kube.get("PersistentVolumeClaim", CLAIM, stack.name)
+    assert claim
+    volume = stack.kube.get("PersistentVolume", claim["spec"]["volumeName"])
+    assert volume
+    return Path(volume["spec"]["hostPath"]["path"])
+
+
+def artifact(key: str) -> str:
+    """The newest artifact of this key."""
+    with get_client(sync_client=True) as client:
+        found = client.read_artifacts(artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=[key])))
+    return str(max(found, key=lambda each: str(each.created)).data)
+
+
+def test_rot_fails_the_run_and_a_repair_mends_it(stack: Stack, image: str) -> None:
+    files = stack.put(config__json=b"{}", model__safetensors=os.urandom(5_000_000))
+    preload_model(**stack.parameters())
+    sound = run(stack)
+    assert (sound.files, sound.read_bytes, sound.damaged, sound.foreign) == (2, sum(map(len, files.values())), 0, 0)
+    model = on_disk(stack) / "m/v1"
+    with (model / "model.safetensors").open("r+b") as file:
+        file.seek(2_000_000)
+        file.write(b"rot!")
+    (model / "config.json").unlink()
+    (model / "notes.txt").write_text("not ours")
+    with pytest.raises(VolumeUnusable, match=r"2 of 2 files are damaged: m/v1/config.json is missing.*with repair"):
+        run(stack)
+    rows = json.loads(artifact(f"verify-{stack.name}-findings"))
+    assert [(row["state"], row["path"]) for row in rows] == [
+        ("damaged", "m/v1/config.json"),
+        ("damaged", "m/v1/model.safetensors"),
+        ("foreign", "m/v1/notes.txt"),
+    ]
+    assert "is **damaged**" in artifact(f"verify-{stack.name}")
+    mended = run(stack, repair=True, models=["m@v1"])
+    assert (mended.damaged, mended.repaired, mended.foreign) == (2, 2, 1)
+    assert (model / "notes.txt").read_text() == "not ours"
+    (model / "notes.txt").unlink()
+    assert check_files(stack.kube, stack.name, CLAIM, image, "m/v1", digests(files)).startswith("2 files")
+    assert stack.jobs() == []
+    assert [secret["metadata"]["name"] for secret in stack.kube.list("Secret", stack.name)] == []
+
+
+def test_a_repair_without_its_object_fails_and_says_why(stack: Stack) -> None:
+    stack.put(config__json=b"{}")
+    preload_model(**stack.parameters())
+    (on_disk(stack) / "m/v1/config.json").write_text("{x}")
+    for version in stack.s3.list_object_versions(Bucket=stack.name)["Versions"]:
+        stack.s3.delete_object(Bucket=stack.name, Key=version["Key"], VersionId=version["VersionId"])
+    with pytest.raises(VolumeUnusable, match="not repaired"):
+        run(stack, repair=True)
+
+
+def test_what_is_not_there_is_refused_with_all_reasons(stack: Stack) -> None:
+    with pytest.raises(Refused) as refused:
+        run(stack, models=["llama", "../m@v1"])
+    told = str(refused.value)
+    assert all(words in told for words in ("is not there", "'llama': names no version", "'../m'"))
+    assert stack.jobs() == []
