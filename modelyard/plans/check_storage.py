@@ -11,6 +11,8 @@ from modelyard.plans.nodes import NodeFacts, eligible_nodes, hindrance
 from modelyard.plans.storage_classes import StorageClassFacts, storage_class_verdict
 from modelyard.quantities import format_bytes
 
+#: Less is measured in no time.
+LEAST_BYTES = 1024 * 1024
 #: What a file system's own structures may take of a small claim.
 MARGIN_BYTES = 64 * 1024 * 1024
 #: A volume is written from the first of so many nodes that can mount it; the others are told as they are.
@@ -100,6 +102,9 @@ def plan_check(request: CheckRequest, facts: CheckFacts) -> CheckPlan:
     nodes, problems = _nodes(request, facts.nodes)
     if request.storage_class and request.claim:
         problems.append(Problem("the form", "names a StorageClass and a claim", "name one of them"))
+    if request.bytes < LEAST_BYTES:
+        what = f"measures with {format_bytes(request.bytes)}, which says nothing"
+        problems.append(Problem("the form", what, f"measure with {format_bytes(LEAST_BYTES)} or more"))
     problems += _class_problems(request, facts.classes) if request.storage_class else _claim_problems(request, facts.claim)
     if problems:
         raise Refused(problems)

@@ -102,6 +102,7 @@ def test_without_the_right_to_list_nodes() -> None:
     [
         (replace(REQUEST, claim="x"), FACTS, ["names a StorageClass and a claim"]),
         (replace(REQUEST, storage_class="none", size=2**20), FACTS, ["too small to measure", "name one that does: ebs, nfs"]),
+        (replace(REQUEST, bytes=1000), FACTS, ["measures with 1000 B"]),
         (replace(REQUEST, nodes=("c", "z")), FACTS, ["node c: is cordoned", "node z: does not exist"]),
         (REQUEST, replace(FACTS, nodes=(NODES[2],)), ["none of 1 takes the cache's pods: c is cordoned"]),
         (replace(REQUEST, storage_class=None, claim="x"), FACTS, ["PersistentVolumeClaim/models/x: is not there"]),
