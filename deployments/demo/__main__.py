@@ -27,7 +27,6 @@ from modelyard.errors import ModelyardError
 from modelyard.kube.apply import apply
 from modelyard.kube.client import Kube
 from modelyard.names import preload_key
-from modelyard.quantities import format_bytes
 
 NAMESPACE = "modelyard-demo"
 _BEGAN = time.monotonic()
@@ -56,11 +55,11 @@ def up() -> None:
     kube = _kube(target)
     with step("demo: Prefect server and UI"):
         prefect.start_server()
-    with step("demo: upload the model to S3"):
+    with step("demo: modelyard upload"):
         files = model.obtain(state)
         digests = model.digests(files)
-        sent = _upload(target, files, list(digests))
-        say(f"  {len(digests)} files at s3://{target.s3_bucket}/{model.PATH}/, {format_bytes(sent)} sent now")
+        for line in _upload(target, files).splitlines():
+            say(f"  {line}")
     with step("demo: register blocks, deploy, start a worker"):
         _deploy(prefect, target, kube)
     reads = _object_reads(target)
@@ -68,16 +67,26 @@ def up() -> None:
         run = run_preload(prefect, {"model": model.MODEL, "path": model.PATH}, say)
     if reads is not None:
         say(f"  the S3 server's access log: {_object_reads(target, reads)} reads of objects in this run")
-    with step("demo: check every file on the claim by sha256sum in a pod"):
+    with step("demo: check every file on the claim in a pod, by sha256sum and the publisher's SHA256SUMS"):
         claim = cache_options(target)["baseName"]
         say("  " + check_files(kube, NAMESPACE, str(claim), target.loader_image, model.PATH, digests))
     _tell(prefect, target, str(run))
 
 
-def _upload(target: DemoTarget, files: Path, names: list[str]) -> int:
+def _upload(target: DemoTarget, files: Path) -> str:
+    options = ["--endpoint-url", target.s3_endpoint, "--region", target.s3_region]
     ca = state_directory() / "s3-ca.crt"
     if target.ca_certificate:
         ca.write_text(target.ca_certificate)
+        options += ["--ca-bundle", str(ca)]
+    if target.access_log:  # the store is ours: so is the bucket
+        _make_bucket(target, ca)
+    keys = {"AWS_ACCESS_KEY_ID": target.s3_keys.access_key, "AWS_SECRET_ACCESS_KEY": target.s3_keys.secret_key}
+    others = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}  # a session of the user's, above all
+    return model.upload(files, f"s3://{target.s3_bucket}/{model.PATH}/", options, others | keys)
+
+
+def _make_bucket(target: DemoTarget, ca: Path) -> None:
     client = boto3.client(
         "s3",
         endpoint_url=target.s3_endpoint,
@@ -87,14 +96,12 @@ def _upload(target: DemoTarget, files: Path, names: list[str]) -> int:
         verify=str(ca) if target.ca_certificate else None,
         config=Config(s3={"addressing_style": "path"}),
     )
-    if target.access_log:  # the store is ours: so is the bucket
-        try:
-            client.create_bucket(Bucket=target.s3_bucket)
-        except ClientError as error:
-            if error.response["Error"]["Code"] not in {"BucketAlreadyOwnedByYou", "BucketAlreadyExists"}:
-                raise
-        client.put_bucket_versioning(Bucket=target.s3_bucket, VersioningConfiguration={"Status": "Enabled"})
-    return model.upload(client, target.s3_bucket, files, names)
+    try:
+        client.create_bucket(Bucket=target.s3_bucket)
+    except ClientError as error:
+        if error.response["Error"]["Code"] not in {"BucketAlreadyOwnedByYou", "BucketAlreadyExists"}:
+            raise
+    client.put_bucket_versioning(Bucket=target.s3_bucket, VersioningConfiguration={"Status": "Enabled"})
 
 
 def _deploy(prefect: PrefectSide, target: DemoTarget, kube: Kube) -> None:
@@ -118,6 +125,8 @@ def cache_options(target: DemoTarget) -> dict[str, object]:
         "storageSize": "2Gi",
         "storageClassName": target.storage_class,
         "headroom": "100Mi",
+        "weightFormats": "no-pickle",
+        "requireDigests": True,
         "loaderImage": target.loader_image,
     }
 

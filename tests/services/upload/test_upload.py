@@ -9,9 +9,10 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from typing import Self
 from urllib.parse import urlsplit
 
 import pytest
@@ -79,41 +80,58 @@ def test_a_dry_run_writes_nothing(uploader: Uploader) -> None:
     assert not uploader.writes()
 
 
-@contextmanager
-def stalling_door(url: str, after: int) -> Iterator[str]:
-    """The server behind a door that takes no more than ``after`` bytes in all."""
-    parts = urlsplit(url)
-    left, lock, done = [after], threading.Lock(), threading.Event()
+class Door:
+    """A door before the server that takes no more than ``after`` bytes in all."""
 
-    def pump(source: socket.socket, target: socket.socket, *, counted: bool) -> None:
+    def __init__(self, url: str, after: int) -> None:
+        self._parts, self._left = urlsplit(url), after
+        self._lock, self._closing = threading.Lock(), threading.Event()
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self._sockets, self._threads = [self._server], list[threading.Thread]()
+        self.url = f"{self._parts.scheme}://127.0.0.1:{self._server.getsockname()[1]}"
+
+    def __enter__(self) -> Self:
+        self._start(self._accept)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._closing.set()
+        for each in self._sockets:
+            with suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+        for thread in self._threads:
+            thread.join(RUN_SECONDS)
+        for each in self._sockets:
+            each.close()
+
+    def _start(self, target: Callable[..., None], *arguments: object) -> None:
+        self._threads.append(threading.Thread(target=target, args=arguments, daemon=True))
+        self._threads[-1].start()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                near = self._server.accept()[0]
+                far = socket.create_connection((str(self._parts.hostname), int(self._parts.port or 0)))
+                self._sockets += [near, far]
+                self._start(self._pump, near, far, 1)
+                self._start(self._pump, far, near, 0)
+
+    def _pump(self, source: socket.socket, target: socket.socket, counted: int) -> None:
         with suppress(OSError):
             while data := source.recv(64 * 1024):
-                with lock:
-                    left[0] -= len(data) if counted else 0
-                if left[0] < 0:
-                    done.wait(RUN_SECONDS)
+                with self._lock:
+                    self._left -= len(data) * counted
+                if self._left < 0:
+                    self._closing.wait(RUN_SECONDS)
                     return
                 target.sendall(data)
-
-    with socket.create_server(("127.0.0.1", 0)) as server:
-
-        def accept() -> None:
-            with suppress(OSError):
-                while True:
-                    near = server.accept()[0]
-                    far = socket.create_connection((str(parts.hostname), int(parts.port or 0)))
-                    threading.Thread(target=pump, args=(near, far), kwargs={"counted": True}, daemon=True).start()
-                    threading.Thread(target=pump, args=(far, near), kwargs={"counted": False}, daemon=True).start()
-
-        threading.Thread(target=accept, daemon=True).start()
-        yield f"{parts.scheme}://127.0.0.1:{server.getsockname()[1]}"
-        done.set()
 
 
 def test_killed_in_mid_upload(uploader: Uploader) -> None:
     files = write(uploader)
     client, name = uploader.bucket.client, uploader.bucket.name
-    with stalling_door(uploader.bucket.server.url, after=24 * MIB) as url, uploader.start(url=url) as process:
+    with Door(uploader.bucket.server.url, after=24 * MIB) as door, uploader.start(url=door.url) as process:
         deadline = time.monotonic() + RUN_SECONDS
         while not (uploader.keys() == set(FILES) and client.list_multipart_uploads(Bucket=name).get("Uploads")):
             assert process.poll() is None, process.communicate()
