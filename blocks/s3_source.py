@@ -30,6 +30,7 @@ from blocks.certificates import authority_file, checked_authority
 from modelyard.errors import SourceDenied, SourceUnavailable
 from modelyard.models import S3Location
 from modelyard.sources.s3 import client_config
+from modelyard.sources.s3_access import S3Access
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -140,6 +141,16 @@ class S3Source(Block):
         """
         authority = {"ca.crt": self.ca_certificate} if self.ca_certificate else {}
         return self._keys() | authority
+
+    def access(self) -> S3Access:
+        """What objects are read with in this process, where ``secret_data`` is for another.
+
+        Raises:
+            SourceDenied: the role may not be assumed, or the profile does not exist.
+            SourceUnavailable: the token service cannot be reached.
+        """
+        with _told_as_source_errors():
+            return S3Access(self._session().get_credentials() if self._has_own_keys() else None, self.ca_certificate)
 
     def _keys(self) -> dict[str, str]:
         if not self._has_own_keys():

@@ -48,7 +48,7 @@ class Reference(Value):
     @property
     def api_host(self) -> str:
         """Where requests go."""
-        return _API_HOSTS.get(self.host, self.host)
+        return api_host(self.host)
 
     @property
     def selector(self) -> str:
@@ -62,6 +62,11 @@ class Reference(Value):
     def __str__(self) -> str:
         tag = f":{self.tag}" if self.tag else ""
         return f"{self.host}/{self.repository}{tag}" + (f"@{self.digest}" if self.digest else "")
+
+
+def api_host(host: str) -> str:
+    """Where the API of the registry is that references call ``host``."""
+    return _API_HOSTS.get(host, host)
 
 
 def repository_problem(text: str) -> str | None:

@@ -1,5 +1,6 @@
 """Bringing all of a plan's layers into the registry, several at a time."""
 
+import queue
 import threading
 import time
 from collections.abc import Callable
@@ -49,7 +50,7 @@ def build_layers(plan: ModelcarPlan, source: Source, keychain: Keychain, tuning:
         Refused: the plan holds problems.
         ModelyardError: the first failure that no retry cured. Finished layers are written down; the next build uses them.
     """
-    return _Build(plan.approved(), source, keychain, tuning, on_note).run(on_progress)
+    return _Build(plan.approved(), source, keychain, tuning).run(on_progress, on_note)
 
 
 @dataclass(slots=True)
@@ -58,7 +59,7 @@ class _Build:
     source: Source
     keychain: Keychain
     tuning: Tuning
-    on_note: OnNote
+    notes: "queue.SimpleQueue[str]" = field(default_factory=queue.SimpleQueue)
     target: Repository = field(init=False)
     meter: Meter = field(init=False)
     unfinished: Unfinished = field(init=False)
@@ -72,13 +73,17 @@ class _Build:
         known = [layer.known for layer in plan.layers if layer.known]
         self.unfinished = Unfinished(self.target, image.tag or "", plan.request.source.uri, known)
 
-    def run(self, on_progress: OnProgress) -> Built:
+    def run(self, on_progress: OnProgress, on_note: OnNote) -> Built:
+        with self.target:
+            return self._run(on_progress, on_note)
+
+    def _run(self, on_progress: OnProgress, on_note: OnNote) -> Built:
         begun = time.monotonic()
         with ThreadPoolExecutor(self.tuning.layers, thread_name_prefix="layer") as pool:
             try:
                 largest_first = sorted(self.plan.layers, key=lambda layer: layer.size, reverse=True)
                 jobs: list[Callable[[], object]] = [self._bases, *(partial(self._layer, layer) for layer in largest_first)]
-                self._follow({pool.submit(job) for job in jobs}, on_progress)
+                self._follow({pool.submit(job) for job in jobs}, on_progress, on_note)
             except BaseException:
                 self.stop.set()
                 pool.shutdown(wait=False, cancel_futures=True)  # leaving the block waits for those that run
@@ -91,10 +96,12 @@ class _Build:
             seconds=round(time.monotonic() - begun, 3),
         )
 
-    def _follow(self, running: "set[Future[object]]", on_progress: OnProgress) -> None:
-        """Until all have ended, or one has failed: its error."""
+    def _follow(self, running: "set[Future[object]]", on_progress: OnProgress, on_note: OnNote) -> None:
+        """Until all have ended, or one has failed: its error. Notes are told by this thread, which is the caller's."""
         while running:
             done, running = wait(running, _TICK_SECONDS, FIRST_COMPLETED)
+            while not self.notes.empty():
+                on_note(self.notes.get())
             for each in done:
                 each.result()
             on_progress(self.meter.progress())
@@ -102,10 +109,11 @@ class _Build:
     def _bases(self) -> None:
         if self.plan.request.base is None:
             return
-        origin = Repository.of(self.keychain.access(self.plan.request.base), self.plan.request.base, self.tuning.patience)
-        blobs = {blob.digest: blob for base in self.plan.bases for blob in base.layers}
-        for blob in blobs.values():
-            self.meter.add_blob(copy_blob(origin, self.target, blob))
+        base = self.plan.request.base
+        blobs = {blob.digest: blob for below in self.plan.bases for blob in below.layers}
+        with Repository.of(self.keychain.access(base), base, self.tuning.patience) as origin:
+            for blob in blobs.values():
+                self.meter.add_blob(copy_blob(origin, self.target, blob))
 
     def _layer(self, layer: LayerPlan) -> None:
         self._go_on()
@@ -116,7 +124,7 @@ class _Build:
             self.unfinished.add(found)
         self.meter.finish(layer)
         seconds = time.monotonic() - begun
-        self.on_note(
+        self.notes.put(
             f"{layer.name}: {action}, {found.digest}" + (f" ({found.size / seconds / 1e6:.1f} MB/s)" if action is Action.NEW else "")
         )
         self.built[layer.files[0].path] = BuiltLayer(layer=found, action=action, seconds=round(seconds, 3))
@@ -124,13 +132,13 @@ class _Build:
     def _known(self, layer: LayerPlan) -> ModelLayer | None:
         """The layer without reading its files; None if it is to be read, as it also is where the registry does not mount."""
         if layer.known and layer.origin and not self.target.mount(layer.known.digest, layer.origin):
-            self.on_note(f"{layer.name}: the registry does not mount it from {layer.origin}; it is read and sent")
+            self.notes.put(f"{layer.name}: the registry does not mount it from {layer.origin}; it is read and sent")
             return None
         return layer.known
 
     def _new(self, layer: LayerPlan) -> ModelLayer:
         reader = LayerReader(layer.files, self.source, self.tuning, self.meter.add_read)
-        return LayerPush(self.target, reader, layer.name, lambda count, at: self._sent(layer, count, at), self.on_note).run()
+        return LayerPush(self.target, reader, layer.name, lambda count, at: self._sent(layer, count, at), self.notes.put).run()
 
     def _sent(self, layer: LayerPlan, count: int, position: int) -> None:
         self.meter.add_sent(layer, count, position)

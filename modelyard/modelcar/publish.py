@@ -30,25 +30,25 @@ def publish(plan: ModelcarPlan, built: Built, keychain: Keychain, patience: Pati
         ModelyardError: the registry does not take it.
     """
     image = plan.image([each.layer for each in built.layers])
-    target = Repository(keychain.main, plan.request.image.repository, patience)
     tag = plan.request.image.tag or ""
-    for config in image.configs:
-        target.put_blob(config)
-    for content in image.manifests:
-        target.put_manifest(MANIFEST, content, digest_of(content))
-    target.put_manifest(INDEX, image.index, image.digest)
-    now = target.digest(tag)
-    if now not in {plan.tag_digest, image.digest}:
-        raise TagTaken(
-            f"{plan.request.image}: names {now} now, which is not what it named when the build began; {target}@{image.digest} is there"
-        )
-    if now != image.digest:
-        if now and not plan.request.move_tag:
+    with Repository(keychain.main, plan.request.image.repository, patience) as target:
+        for config in image.configs:
+            target.put_blob(config)
+        for content in image.manifests:
+            target.put_manifest(MANIFEST, content, digest_of(content))
+        target.put_manifest(INDEX, image.index, image.digest)
+        now = target.digest(tag)
+        if now not in {plan.tag_digest, image.digest}:
             raise TagTaken(
-                f"{plan.request.image}: names {now} already; {target}@{image.digest} is there: choose another tag, or allow the move"
+                f"{plan.request.image}: names {now} now, which is not what it named when the build began; {target}@{image.digest} is there"
             )
-        target.put_manifest(INDEX, image.index, tag)
-    removed = Unfinished(target, tag, plan.request.source.uri, ()).remove()
+        if now != image.digest:
+            if now and not plan.request.move_tag:
+                raise TagTaken(
+                    f"{plan.request.image}: names {now} already; {target}@{image.digest} is there: choose another tag, or allow the move"
+                )
+            target.put_manifest(INDEX, image.index, tag)
+        removed = Unfinished(target, tag, plan.request.source.uri, ()).remove()
     return Modelcar(
         image=str(plan.request.image.at(tag=tag, digest=image.digest)),
         digest=image.digest,

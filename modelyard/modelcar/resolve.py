@@ -40,16 +40,17 @@ def read_facts(request: ModelcarRequest, source: Source, keychain: Keychain, pat
     groups = () if problems else group_files(files)
     if request_problems(request):  # what is asked for cannot be asked of a registry
         return ModelcarFacts(groups=groups, known=(None,) * len(groups), bases=(), problems=problems)
-    target = Repository(keychain.main, request.image.repository, patience)
     bases, base_digest, lacking = read_bases(request, keychain, patience)
-    earlier = _earlier_builds(request, target)
-    known = tuple(_find(group, earlier, target, request, source.stat) for group in groups)
+    with Repository(keychain.main, request.image.repository, patience) as target:
+        earlier = _earlier_builds(request, target)
+        known = tuple(_find(group, earlier, target, request, source.stat) for group in groups)
+        tag_digest = target.digest(request.image.tag or "")
     return ModelcarFacts(
         groups=groups,
         known=known,
         bases=bases,
         base_digest=base_digest,
-        tag_digest=target.digest(request.image.tag or ""),
+        tag_digest=tag_digest,
         problems=(*problems, *lacking),
     )
 
@@ -63,11 +64,11 @@ def read_bases(
     """The base for each platform, its digest, and what is wrong with it."""
     if request.base is None:
         return tuple(BaseImage(platform=platform) for platform in request.platforms), None, []
-    repository = Repository.of(keychain.access(request.base), request.base, patience)
-    document = repository.find(request.base.selector)
-    if document is None:
-        return (), None, [Problem(f"base {request.base}", "is not there", "name another, or none for an image that is only mounted")]
-    bases = [_base_for(platform, document, repository, request.base) for platform in request.platforms]
+    with Repository.of(keychain.access(request.base), request.base, patience) as repository:
+        document = repository.find(request.base.selector)
+        if document is None:
+            return (), None, [Problem(f"base {request.base}", "is not there", "name another, or none for an image that is only mounted")]
+        bases = [_base_for(platform, document, repository, request.base) for platform in request.platforms]
     problems = [base for base in bases if isinstance(base, Problem)]
     return tuple(base for base in bases if isinstance(base, BaseImage)), document.digest, problems
 
@@ -114,7 +115,7 @@ def _earlier_builds(request: ModelcarRequest, target: Repository) -> list[_Earli
     tag = request.image.tag or ""
     found = [_read(target, tag), _read(target, unfinished_tag(tag))]
     if request.previous:
-        other = Repository.of(target.http.access, request.previous, target.patience)
+        other = Repository.of(target.http.access, request.previous, target.patience, target.http)
         found.append(_read(other, request.previous.selector))
     return [each for each in found if each]
 

@@ -52,7 +52,7 @@ class Keychain:
 
     def access(self, reference: Reference) -> Access:
         """How the reference's registry is reached. Another than the main one is spoken to by https under the public authorities."""
-        if reference.host == self.main.host:
+        if reference.api_host == self.main.host:
             return self.main
         return Access(reference.api_host, credentials=credentials_for(reference.host, self.others))
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Generator
 from http import HTTPStatus
+from typing import Self
 
 from urllib3.exceptions import HTTPError
 
@@ -21,7 +22,7 @@ _GONE = {HTTPStatus.ACCEPTED, HTTPStatus.OK, HTTPStatus.NO_CONTENT, HTTPStatus.N
 
 
 class Repository:
-    """A repository, reached as ``access`` says. Threads may share it."""
+    """A repository, reached as ``access`` says; to be closed. Threads may share it."""
 
     def __init__(self, access: Access, name: str, patience: Patience | None = None, http: Http | None = None) -> None:
         self.name = name
@@ -30,11 +31,21 @@ class Repository:
         self.scopes = (f"repository:{name}:pull,push",)
 
     @classmethod
-    def of(cls, access: Access, reference: Reference, patience: Patience | None = None) -> "Repository":
+    def of(cls, access: Access, reference: Reference, patience: Patience | None = None, http: Http | None = None) -> "Repository":
         """The reference's repository, to be read: no right to push is asked for."""
-        repository = cls(access, reference.repository, patience)
+        repository = cls(access, reference.repository, patience, http)
         repository.scopes = (f"repository:{reference.repository}:pull",)
         return repository
+
+    def close(self) -> None:
+        """Close its connections, and those of all who share them."""
+        self.http.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def __str__(self) -> str:
         return f"{self.http.access.host}/{self.name}"

@@ -19,13 +19,14 @@ from modelyard.errors import SourceDenied, SourceMissing
 from modelyard.models import Checksum, Pin, S3Location, SourceFile
 from modelyard.plans.digests import MARKER_NAME
 from modelyard.sources.base import Done, Sink, Transfer
+from modelyard.sources.s3_access import S3Access
 from modelyard.sources.s3_answers import error_code, full_object_checksum, object_error, source_error
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
     from mypy_boto3_s3.type_defs import ObjectTypeDef, ObjectVersionTypeDef
 
-    from modelyard.sources.s3_fetch import S3Access, S3Fetcher
+    from modelyard.sources.s3_fetch import S3Fetcher
 
 _NO_VERSIONS = {"AccessDenied", "NotImplemented", "MethodNotAllowed", "403", "501", "405"}
 
@@ -61,7 +62,7 @@ class S3Source:
     ``access`` is what the bytes are read with where the environment does not hold it.
     """
 
-    def __init__(self, location: S3Location, client: "S3Client", pin: Pin | None = None, access: "S3Access | None" = None) -> None:
+    def __init__(self, location: S3Location, client: "S3Client", pin: Pin | None = None, access: S3Access | None = None) -> None:
         self.location = location
         self.pin = pin
         self._client = client

@@ -9,7 +9,6 @@ import os
 import re
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -25,12 +24,12 @@ from awscrt.s3 import (
     S3ResponseError,
     create_default_s3_signing_config,
 )
-from botocore.credentials import Credentials
 from botocore.session import get_session
 
 from modelyard.errors import ContentMismatch, ModelyardError, SourceUnavailable
 from modelyard.models import S3Location, SourceFile
 from modelyard.sources.base import Done, Sink
+from modelyard.sources.s3_access import S3Access
 from modelyard.sources.s3_answers import REGION_HEADER, Refusal, changed, full_object_checksum, http_error, no_credentials
 
 #: Measured with benchmarks/preload.py on 2 CPUs, 4 x 1 GiB. What waits to be hashed waits as whole parts: with parts of 8 MiB the
@@ -43,14 +42,6 @@ _EVENT_LOOPS = 2
 #: 404: the version was deleted; 412: the ETag is another one.
 _CHANGED_STATUS = {404, 412}
 _MISMATCH = "AWS_ERROR_S3_RESPONSE_CHECKSUM_MISMATCH"
-
-
-@dataclass(frozen=True, slots=True)
-class S3Access:
-    """What objects are read with where it is not the environment's: boto3's credentials, and an authority as PEM text."""
-
-    credentials: Credentials | None = field(default=None, repr=False)
-    authority: str | None = None
 
 
 class S3Fetcher:
