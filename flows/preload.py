@@ -45,6 +45,7 @@ class PreloadReport(Value):
     claim: str
     plan: str
     problems: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     result: LoadResult | None = None
 
 
@@ -202,5 +203,6 @@ def report_of(plan: PreloadPlan, result: LoadResult | None = None) -> PreloadRep
         claim=f"{cache.namespace}/{cache.claim}",
         plan=plan.digest,
         problems=tuple(str(problem) for problem in plan.problems),
+        notes=plan.notes,
         result=result,
     )

@@ -206,8 +206,7 @@ def capacity_table(capacity: Capacity) -> str:
         ("Left after that", f"{format_bytes(left)}, headroom {format_bytes(capacity.headroom)}"),
     ]
     table = "\n".join(("| Capacity | |", "|---|---|", *(f"| {name} | {text} |" for name, text in rows)))
-    notes = "".join(f"\n- {note}" for note in capacity.notes)
-    return "\n\n".join(part for part in (table, notes.strip("\n"), _versions_table(capacity.versions)) if part)
+    return "\n\n".join(part for part in (table, _versions_table(capacity.versions)) if part)
 
 
 def _versions_table(versions: Sequence[VersionEntry]) -> str:

@@ -71,6 +71,13 @@ class PreloadPlan:
         told = self.spec.model_dump_json() if self.spec else repr(self.problems)
         return hashlib.sha256(f"{told}\0{self.claim}\0{self.placement.node}".encode()).hexdigest()[:_DIGEST_CHARS]
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is worth knowing and stands against nothing."""
+        unmeasured = (f"free space was not measured: {self.facts.unmeasured}",) if self.facts.unmeasured else ()
+        about_claim, about_space = self.claim.notes if self.claim else (), self.capacity.notes if self.capacity else ()
+        return (*about_claim, *self.placement.notes, *about_space, *unmeasured)
+
     def approved(self) -> tuple[LoadSpec, ClaimPlan]:
         """The load to run, and the claim to run it on.
 
@@ -177,7 +184,6 @@ def describe(plan: PreloadPlan) -> str:
         ("Listing", f"`{listing.digest}`"),
         ("Gates", f"weightFormats `{cache.weight_formats}`, SHA256SUMS {'required' if cache.require_digests else 'honoured where there'}"),
         ("Claim", f"`{cache.namespace}/{cache.claim}`: {_claim(plan)}"),
-        *_notes(plan),
         ("Job", f"`{preload_job_name(cache.claim, *plan.model.split('@'))}`" if plan.spec else "none"),
         ("Plan", f"`{plan.digest}`"),
     ]
@@ -185,16 +191,11 @@ def describe(plan: PreloadPlan) -> str:
     refusals = "\n".join(f"- {problem}" for problem in plan.problems)
     verdict = f"\n\n**Refused**, nothing was changed:\n\n{refusals}" if plan.problems else ""
     capacity = f"\n\n{capacity_table(plan.capacity)}" if plan.capacity else ""
-    return f"# Preload {plan.model}\n\n| | |\n|---|---|\n{head}{verdict}{capacity}\n"
-
-
-def _notes(plan: PreloadPlan) -> list[tuple[str, str]]:
-    rows = [("Placement", note) for note in plan.placement.notes]
-    return [*rows, ("Capacity", f"free space was not measured: {plan.facts.unmeasured}")] if plan.facts.unmeasured else rows
+    notes = "".join(f"\n- {note}" for note in plan.notes)
+    return f"# Preload {plan.model}\n\n| | |\n|---|---|\n{head}{verdict}{capacity}\n{notes}\n"
 
 
 def _claim(plan: PreloadPlan) -> str:
     if plan.claim is None:
         return "cannot be had"
-    notes = "; ".join(plan.claim.notes)
-    return f"{plan.claim.action}, {format_bytes(plan.claim.size)} {plan.claim.access_mode}" + (f" ({notes})" if notes else "")
+    return f"{plan.claim.action}, {format_bytes(plan.claim.size)} {plan.claim.access_mode}"
