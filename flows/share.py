@@ -17,7 +17,7 @@ from modelyard.errors import ClusterUnavailable, LoaderInterrupted, VolumeUnusab
 from modelyard.kube.client import Kube
 from modelyard.kube.run_loader import end_jobs_of_run, end_never_started
 from modelyard.models import Value
-from modelyard.names import slug
+from modelyard.names import job_name, slug
 from modelyard.orders import InspectResult, InspectSpec, VersionEntry, VersionState
 from modelyard.plans.sharing import ShareAction, SharePlan, TargetPlan, describe_sharing, plan_sharing, share_table
 from modelyard.plans.unsharing import UnsharePlan, describe_unsharing, plan_unsharing
@@ -32,6 +32,13 @@ REMOVE_TIMEOUT = timedelta(minutes=5)
 ShortText = Annotated[str, Field(min_length=1, max_length=100)]
 Namespaces = Annotated[list[Annotated[str, Field(min_length=1, max_length=63)]], Field(max_length=200)]
 Versions = dict[str, str]
+
+
+class CopyInspection(InspectSpec):
+    """An inspection whose Job has one name in every run: the next run joins or replaces what a killed one left."""
+
+    def job_name(self, claim: str, run_id: str) -> str:  # noqa: ARG002 - the same for every run
+        return job_name(self.command, f"shared-{claim}", claim)
 
 
 class SharedNamespace(Value):
@@ -204,7 +211,7 @@ def provide_copy(cache: CacheSpec, namespace: str, kube: Kube) -> tuple[str, ...
 @task(task_run_name="inspect-{cache.namespace}", **retried(ClusterUnavailable, LoaderInterrupted))
 def inspect(cache: CacheSpec, kube: Kube) -> Versions:
     """The ready versions that a pod beside the claim sees: each one's digest, by its path."""
-    report = carry_out(kube, InspectSpec(), cache, InspectResult, timeout=INSPECT_TIMEOUT)
+    report = carry_out(kube, CopyInspection(), cache, InspectResult, timeout=INSPECT_TIMEOUT)
     fields = VersionEntry.model_fields
     entries = [VersionEntry.model_validate({key: value for key, value in each.items() if key in fields}) for each in report.entries]
     return {entry.path: entry.digest or "" for entry in entries if entry.state is VersionState.READY}
@@ -218,7 +225,9 @@ def check_copy(cache: CacheSpec, namespace: str, held: Versions, kube: Kube) -> 
     """
     there = cache.model_copy(update={"namespace": namespace, "base_name": cache.claim, "pvc_name_suffix": "", "service_account": None})
     seen = inspect(there, kube)
-    if missing(held, seen) and (lost := missing(inspect(cache, kube), seen)):  # what was removed meanwhile is not missing
+    if missing(held, seen):  # versions come and go meanwhile, and either look may have begun for another run
+        held, seen = inspect(cache, kube), inspect(there, kube)
+    if lost := missing(held, seen):
         raise VolumeUnusable(
             f"a pod in namespace {namespace} sees other models on claim {cache.claim} than the cache holds: {', '.join(lost)};"
             " see that the volume's server and path, and for hostPath the node, are the same there"

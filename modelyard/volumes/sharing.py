@@ -20,7 +20,7 @@ from modelyard.names import volume_copy_name
 from modelyard.plans.sharing import Hold, Owner
 from modelyard.volumes.copies import COPY_OF, PRIOR_POLICY, claim_copy, copy_facts, is_copy, volume_copy
 from modelyard.volumes.sharing_facts import copies_of, read_source, set_policy
-from modelyard.volumes.users import users_of
+from modelyard.volumes.users import INSPECTION, users_of
 
 _TRIES = 8
 _AGAIN = "run again to see what is there now"
@@ -93,12 +93,21 @@ def remove_copy(kube: Kube, cache: CacheSpec, namespace: str, timeout: float) ->
     if volume and is_copy(volume, cache):
         _check_retained(volume)
     removed: list[str] = []
+    _end_inspections(kube, cache, namespace)
     if claim := _claim(kube, cache, namespace):
         _remove_claim(kube, cache, claim, timeout)
         removed.append(str(ref_of(claim)))
     if volume and is_copy(volume, cache) and _remove_volume(kube, volume, timeout):
         removed.append(str(ref_of(volume)))
     return tuple(removed)
+
+
+def _end_inspections(kube: Kube, cache: CacheSpec, namespace: str) -> None:
+    """Delete the Jobs that a killed run left looking at the copy."""
+    labels = {**INSPECTION, "pvc": cache.claim}
+    selector = ",".join(f"{key}={value}" for key, value in labels.items())
+    for job in patiently(lambda: kube.list("Job", namespace, label_selector=selector)):
+        kube.delete("Job", job["metadata"]["name"], namespace, propagation="Foreground", uid=job["metadata"]["uid"])
 
 
 def _claim_ref(cache: CacheSpec, namespace: str) -> ObjectRef:

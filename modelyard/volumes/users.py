@@ -7,11 +7,12 @@ from typing import Any
 
 from modelyard.caches import CacheSpec
 from modelyard.errors import ClusterRefused, Problem
-from modelyard.kube.apply import is_owned, patiently
+from modelyard.kube.apply import OWNERSHIP, patiently
 from modelyard.kube.client import Kube, Manifests
 from modelyard.kube.failures import NotFound
 from modelyard.kube.loader_report import finished
-from modelyard.kube.resources import Manifest, ref_of
+from modelyard.kube.resources import GROUP, Manifest, ref_of
+from modelyard.orders import InspectSpec
 
 #: The kinds that are looked at, in the order in which they are told.
 KINDS = ("Deployment", "StatefulSet", "Job", "InferenceService", "Pod")
@@ -49,13 +50,17 @@ def _listed(kube: Kube, kind: str, namespace: str | None) -> Manifests:
         return []
 
 
+#: Labels of the Jobs and pods by which Modelyard looks at a volume, which never keep a claim.
+INSPECTION = {**OWNERSHIP, f"{GROUP}/command": InspectSpec.command}
+
+
 def is_active(live: Manifest) -> bool:
-    """Whether it has or will have pods: not ended, and not a loader of ours that never began."""
+    """Whether it has or will have pods of its own: not ended, and no inspection of ours."""
+    if INSPECTION.items() <= (live["metadata"].get("labels") or {}).items():
+        return False
     if live["kind"] == "Pod":
         return (live.get("status") or {}).get("phase") not in _ENDED
-    if live["kind"] == "Job":
-        return not finished(live) and not (is_owned(live) and live["spec"].get("suspend"))
-    return True
+    return not (live["kind"] == "Job" and finished(live))
 
 
 def names_claim(spec: Any, claim: str) -> bool:  # noqa: ANN401 - whatever JSON holds

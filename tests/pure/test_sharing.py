@@ -329,19 +329,13 @@ def test_who_names_a_claim(spec: Any, named: bool) -> None:  # noqa: FBT001
     assert names_claim(spec, "cache") is named
 
 
-def test_what_has_ended_or_never_began_uses_nothing() -> None:
-    job: dict[str, Any] = {"kind": "Job", "metadata": {"labels": {**OWNERSHIP}}, "spec": {"suspend": True}}
-    ended = {"status": {"conditions": [{"type": "Complete", "status": "True"}]}}
-    assert [
-        is_active(each) for each in ({"kind": "Pod", "status": {"phase": phase}} for phase in ("Pending", "Running", "Succeeded", "Failed"))
-    ] == [
-        True,
-        True,
-        False,
-        False,
-    ]
-    assert not is_active(job)
-    assert is_active({**job, "spec": {}})
-    assert is_active({**job, "metadata": {}}), "a suspended Job of others may go on at any time"
-    assert not is_active({**job, "spec": {}, **ended})
-    assert is_active({"kind": "Deployment", "spec": {"replicas": 0}})
+def test_what_has_ended_and_our_own_looks_use_nothing() -> None:
+    pod = {"kind": "Pod", "metadata": {}}
+    phases = {phase: is_active({**pod, "status": {"phase": phase}}) for phase in ("Pending", "Running", "Succeeded", "Failed")}
+    assert phases == {"Pending": True, "Running": True, "Succeeded": False, "Failed": False}
+    job: dict[str, Any] = {"kind": "Job", "metadata": {}, "spec": {"suspend": True}}
+    assert is_active(job), "a suspended Job may go on at any time"
+    assert not is_active({**job, "status": {"conditions": [{"type": "Complete", "status": "True"}]}})
+    assert is_active({**job, "metadata": {"labels": {**OWNERSHIP, "modelyard.dev/command": "preload"}}})
+    assert not is_active({**job, "metadata": {"labels": {**OWNERSHIP, "modelyard.dev/command": "inspect", "pvc": "cache"}}})
+    assert is_active({"kind": "Deployment", "metadata": {}, "spec": {"replicas": 0}})
