@@ -1,7 +1,7 @@
 """The manifests of deployments/kubernetes as users install them: read from the same files, under names of a test's own."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +10,8 @@ import yaml
 Manifest = dict[str, Any]
 
 DIRECTORY = Path(__file__).resolve().parents[1] / "deployments" / "kubernetes"
-#: The namespaces that the manifests name: of the flows' account, and of the cache.
-ACCOUNTS, CACHE = "modelyard", "models"
+#: The namespaces that the manifests name: of the flows' account, of the cache, and of one that it is shared with.
+ACCOUNTS, CACHE, TARGET = "modelyard", "models", "target"
 
 
 def read(directory: str = ".") -> list[Manifest]:
@@ -32,16 +32,16 @@ def rules(directory: str, name: str) -> list[Manifest]:
     return found
 
 
-def renamed(manifest: Manifest, namespace: str) -> Manifest:
-    """The object with the accounts' and the cache's namespace replaced by one; what is cluster-wide gets a name of that namespace's."""
+def renamed(manifest: Manifest, namespaces: Mapping[str, str], suffix: str) -> Manifest:
+    """The object with other namespaces; what is cluster-wide gets ``suffix`` behind its name."""
     kept: Manifest = json.loads(json.dumps(manifest))
     metadata = kept["metadata"]
     if "namespace" in metadata:
-        metadata["namespace"] = namespace
+        metadata["namespace"] = namespaces[metadata["namespace"]]
     else:
-        metadata["name"] = f"{metadata['name']}-{namespace}"
+        metadata["name"] = f"{metadata['name']}-{suffix}"
     if kept.get("roleRef", {}).get("kind") == "ClusterRole":
-        kept["roleRef"]["name"] = f"{kept['roleRef']['name']}-{namespace}"
+        kept["roleRef"]["name"] = f"{kept['roleRef']['name']}-{suffix}"
     for subject in kept.get("subjects", ()):
-        subject["namespace"] = namespace
+        subject["namespace"] = namespaces[subject["namespace"]]
     return kept

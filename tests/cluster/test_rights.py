@@ -3,6 +3,7 @@
 import os
 import subprocess
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +13,24 @@ from pydantic import SecretStr
 
 import devcluster
 from blocks import Cluster, load_block
+from flows.check_storage import check_storage
 from flows.preload import preload_model
+from flows.reconcile import reconcile_caches
+from flows.share import share_cache, unshare_cache
+from flows.storage_class import clone_storage_class
+from flows.verify import verify_cache
 from modelyard.errors import ClusterRefused
 from modelyard.kube.client import Call, Kube
 from modelyard.kube.resources import resource
 from tests.cluster.preload import conftest
 from tests.cluster.preload.conftest import Stack
-from tests.manifests import ACCOUNTS, DIRECTORY, Manifest, read, renamed
+from tests.manifests import ACCOUNTS, CACHE, DIRECTORY, TARGET, Manifest, read, renamed
 
 pytestmark = pytest.mark.cluster
 stack, image = conftest.stack, conftest.image
-_ROOTS = ("accounts", "cache")
+_ROOTS = ("accounts", "cache", "check-storage", "expand-claims", "share", "target", "clone-storage-class")
+_PLAIN = ("accounts", "cache")
+_RIGHTS = {"ServiceAccount", "Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding"}
 _CLUSTER_WIDE = {"ClusterRole", "ClusterRoleBinding"}
 
 
@@ -48,22 +56,51 @@ def test_an_overlay_moves_the_cache_to_another_namespace(cluster: devcluster.Clu
 
 def test_the_api_server_takes_the_manifests(cluster: devcluster.Cluster) -> None:
     for root in _ROOTS:
-        text = yaml.safe_dump_all([each for each in read(root) if each["kind"] in _CLUSTER_WIDE | {"Namespace"}])
-        kubectl(cluster, "apply", "--server-side", "--dry-run=server", "--filename=-", stdin=text)
+        text = yaml.safe_dump_all([each for each in read(root) if "namespace" not in each["metadata"]])
+        if text:
+            kubectl(cluster, "apply", "--server-side", "--dry-run=server", "--filename=-", stdin=text)
+
+
+@dataclass
+class Account:
+    """The flows' account with its rights in the stack's namespace, and in one that the cache is shared with."""
+
+    stack: Stack
+    target: str
+    made: list[Manifest] = field(default_factory=list)
+
+    def grant(self, *roots: str) -> set["Right"]:
+        """Install what users install of these directories; the rights that they give. The policy of share/ has tests of its own."""
+        namespaces = {ACCOUNTS: self.stack.name, CACHE: self.stack.name, TARGET: self.target}
+        manifests = [each for root in roots for each in read(root) if each["kind"] in _RIGHTS]
+        installed = [renamed(each, namespaces, self.stack.name) for each in manifests]
+        kubectl(self.stack.cluster, "apply", "--server-side", "--filename=-", stdin=yaml.safe_dump_all(installed))
+        self.made += installed
+        return granted(manifests)
+
+    def save(self) -> str:
+        """The name of a Cluster block that holds a token of the account."""
+        token = kubectl(self.stack.cluster, "create", "token", "modelyard", f"--namespace={self.stack.name}").strip()
+        ca = self.stack.cluster.ca_bundle.read_text()
+        Cluster(server=self.stack.kube.host, token=SecretStr(token), ca_certificate=ca).save(f"{self.stack.name}-limited")
+        return f"{self.stack.name}-limited"
+
+    def remove(self) -> None:
+        """Remove what is cluster-wide; the rest goes with its namespaces."""
+        for each in self.made:
+            if each["kind"] in _CLUSTER_WIDE:
+                kubectl(self.stack.cluster, "delete", each["kind"], each["metadata"]["name"])
 
 
 @pytest.fixture
-def account(stack: Stack) -> Iterator[str]:
-    """The flows' account with its rights in the stack's namespace: the name of a Cluster block that holds its token."""
-    installed = [renamed(each, stack.name) for root in _ROOTS for each in read(root) if each["kind"] != "Namespace"]
-    kubectl(stack.cluster, "apply", "--server-side", "--filename=-", stdin=yaml.safe_dump_all(installed))
-    token = kubectl(stack.cluster, "create", "token", "modelyard", f"--namespace={stack.name}").strip()
-    name = f"{stack.name}-limited"
-    Cluster(server=stack.kube.host, token=SecretStr(token), ca_certificate=stack.cluster.ca_bundle.read_text()).save(name)
-    yield name
-    for each in installed:
-        if each["kind"] in _CLUSTER_WIDE:
-            kubectl(stack.cluster, "delete", each["kind"], each["metadata"]["name"])
+def account(stack: Stack) -> Iterator[Account]:
+    """An account that has been granted nothing yet, and a namespace beside the cache's."""
+    target = f"{stack.name}-target"
+    stack.kube.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": target}})
+    made = Account(stack, target)
+    yield made
+    made.remove()
+    stack.kube.delete("Namespace", target)
 
 
 Right = tuple[str, str, str]
@@ -82,6 +119,11 @@ class Recorder:
 
         monkeypatch.setattr(Kube, "_open", opened)
 
+    def hold(self, rights: set[Right], of: str) -> None:
+        """Assert that just these rights were needed."""
+        assert sorted(self.used - rights) == [], f"used, and not granted by {of}"
+        assert sorted(rights - self.used - OTHERWISE) == [], f"granted by {of}, and not used"
+
 
 def rights_of(call: Call) -> set[Right]:
     """Group, resource and verb of a request. https://kubernetes.io/docs/reference/access-authn-authz/authorization/"""
@@ -99,33 +141,67 @@ def granted(manifests: list[Manifest]) -> set[Right]:
     return {(group, path, verb) for rule in roles for group in rule["apiGroups"] for path in rule["resources"] for verb in rule["verbs"]}
 
 
-def run(stack: Stack, account: str, **more: Any) -> Any:
-    return preload_model(**{**stack.parameters(**more), "cluster": account})
-
-
-#: Needed when something goes wrong, or by a run that finds another's work; which a load that goes well does not show each time.
+#: Needed when something goes wrong, or by a run that finds another's work; which runs that go well do not show each time.
 OTHERWISE = {
     ("", "events", "list"),  # why a pod or a claim waits: test_kube_loader, test_claims
     ("batch", "jobs", "get"),  # a Job that is there already: test_kube_loader, by an account of these rights
-    ("", "persistentvolumeclaims", "watch"),  # a claim that is not bound at the first look
+    ("", "persistentvolumeclaims", "watch"),  # a claim that is not bound, or gone, at the first look
+    ("", "persistentvolumes", "watch"),  # the same
     ("storage.k8s.io", "storageclasses", "get"),  # the same
     ("", "pods/log", "get"),  # progress of a load that lasts
+    ("", "namespaces", "list"),  # patterns of shareOnDemand: test_sharing
+    ("", "nodes", "list"),  # volumes of one zone: test_check_storage, test_placement
+    ("modelyard.dev", "cachedmodels", "delete"),  # a mirror beside a declared object: test_reconcile
 }
 
 
-def test_a_preload_needs_each_of_its_rights_and_no_other(stack: Stack, account: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_procedures_need_each_of_their_rights_and_no_other(stack: Stack, account: Account, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a user comes to them: a preload, the catalogue, a check of what is there, and sharing it."""
+    kubectl(stack.cluster, "apply", "--server-side", "-k", str(DIRECTORY / "crd"))
+    rights = account.grant(*_PLAIN)
+    limited: Any = {"cluster": account.save(), "cache": stack.name}
     stack.put(config__json=b"{}", model__safetensors=b"weights")
     recorder = Recorder(monkeypatch)
-    report = run(stack, account)
-    assert report.result.fetched_bytes == len(b"{}weights")
-    assert run(stack, account).result.fetched_bytes == 0
-    rights = granted([each for root in _ROOTS for each in read(root)])
-    assert sorted(recorder.used - rights) == [], "used, and not granted"
-    assert sorted(rights - recorder.used - OTHERWISE) == [], "granted, and not used"
+    load: Any = {**stack.parameters(), **limited}
+    assert preload_model(**load).result.fetched_bytes == len(b"{}weights")
+    reconcile_caches(cluster=limited["cluster"], caches=[stack.name])
+    verify_cache(**limited)
+    recorder.hold(rights, "accounts and cache")
+    rights |= account.grant("share", "target")
+    share_cache(**limited, namespaces=[account.target])
+    unshare_cache(**limited, namespaces=[account.target])
+    recorder.hold(rights, "share and target")
 
 
-def test_the_account_reaches_nothing_else(stack: Stack, account: str) -> None:
-    limited = Kube(load_block(Cluster, account).get_client())
-    for kind, namespace in [("Secret", stack.name), ("Secret", None), ("ConfigMap", "kube-system"), ("Job", "kube-system"), ("Pod", None)]:
+@pytest.mark.faults
+def test_the_optional_procedures_need_each_of_their_rights_and_no_other(
+    stack: Stack, account: Account, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rights = account.grant(*_PLAIN)
+    limited: Any = {"cluster": account.save(), "cache": stack.name}
+    recorder = Recorder(monkeypatch)
+    clone = f"clone-{stack.name}"
+    with pytest.raises(ClusterRefused, match="lacks the verb 'create' on 'storageclasses'"):
+        clone_storage_class("devcluster-shared", clone, cluster=limited["cluster"])
+    new = account.grant("clone-storage-class", "check-storage")
+    clone_storage_class("devcluster-shared", clone, cluster=limited["cluster"])
+    stack.kube.delete("StorageClass", clone)
+    check_storage(**limited, storage_class="devcluster-shared", size="64Mi", measured="2Mi")
+    assert sorted(recorder.used - rights - new) == [], "used, and not granted"
+    assert sorted(new - recorder.used) == [], "granted, and not used"
+
+
+def test_the_account_reaches_nothing_else(stack: Stack, account: Account) -> None:
+    account.grant(*_PLAIN)
+    limited = Kube(load_block(Cluster, account.save()).get_client())
+    closed = [
+        ("Secret", stack.name),
+        ("Secret", None),
+        ("Job", "kube-system"),
+        ("Pod", "kube-system"),
+        ("Pod", None),
+        ("Job", account.target),
+    ]
+    for kind, namespace in closed:
         with pytest.raises(ClusterRefused, match="lacks the verb 'list'"):
             limited.list(kind, namespace)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.manifests import ACCOUNTS, CACHE, DIRECTORY, Manifest, read
+from tests.manifests import ACCOUNTS, CACHE, DIRECTORY, TARGET, Manifest, read
 
 ROOTS = sorted(path.parent.relative_to(DIRECTORY) for path in DIRECTORY.rglob("kustomization.yaml"))
 FILES = sorted(path for path in DIRECTORY.rglob("*.yaml") if path.name != "kustomization.yaml")
@@ -24,7 +24,7 @@ def name(manifest: Manifest) -> str:
 def granted(role: Manifest) -> list[tuple[str, str, str]]:
     return [
         (group, resource, verb)
-        for rule in role["rules"]
+        for rule in role.get("rules", ())
         for group in rule["apiGroups"]
         for resource in rule["resources"]
         for verb in rule["verbs"]
@@ -66,7 +66,7 @@ def test_each_role_is_bound(role: Manifest) -> None:
 
 
 def test_nothing_is_put_into_namespaces_of_others() -> None:
-    assert {each["metadata"]["namespace"] for each in MANIFESTS if "namespace" in each["metadata"]} <= {ACCOUNTS, CACHE, "target"}
+    assert {each["metadata"]["namespace"] for each in MANIFESTS if "namespace" in each["metadata"]} <= {ACCOUNTS, CACHE, TARGET}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(DIRECTORY)))
@@ -80,3 +80,20 @@ def test_each_verb_has_its_use_beside_it(path: Path) -> None:
     served = [rule for role in roles for rule in role["rules"] if rule["apiGroups"] != ["policy.modelyard.dev"]]  # asked for by a policy
     assert len(told) == sum(len(rule["verbs"]) for rule in served), "verbs are written one a line"
     assert [verb for verb, rest in told if not re.match(r"  # \w", rest)] == []
+
+
+def test_every_file_is_part_of_a_kustomization() -> None:
+    named = {(DIRECTORY / root / each).resolve() for root in ROOTS for each in _named(root)}
+    assert [str(path) for path in FILES if path not in named] == []
+
+
+def _named(root: Path) -> list[str]:
+    found: list[str] = yaml.safe_load((DIRECTORY / root / "kustomization.yaml").read_text())["resources"]
+    return found
+
+
+def test_the_right_to_make_volumes_never_comes_without_its_policy() -> None:
+    able = [root for root in ROOTS for role in read(str(root)) if ("", "persistentvolumes", "create") in granted(role)]
+    assert able
+    for root in able:
+        assert "ValidatingAdmissionPolicyBinding" in {each["kind"] for each in read(str(root))}
