@@ -8,7 +8,7 @@ from prefect.logging import get_run_logger
 
 from flows.orders import carry_out
 from flows.retries import retried
-from modelyard.errors import ClusterUnavailable, LoaderInterrupted, ModelyardError
+from modelyard.errors import ClusterUnavailable, ModelyardError
 from modelyard.kube.client import Kube
 from modelyard.orders import InspectResult, InspectSpec, VersionEntry
 from modelyard.plans.capacity import VolumeSeen
@@ -21,7 +21,7 @@ from modelyard.volumes.running_loads import read_running_loads
 INSPECT_TIMEOUT = timedelta(minutes=15)
 
 
-@task(task_run_name="measure-{request.cache.claim}", **retried(ClusterUnavailable, LoaderInterrupted))
+@task(task_run_name="measure-{request.cache.claim}", **retried(ClusterUnavailable))
 def measure(request: PreloadRequest, facts: PreloadFacts, kube: Kube) -> PreloadFacts:
     """``facts`` with what a pod sees of the claim's volume, or why none could look. Changes nothing on the volume.
 
@@ -36,7 +36,7 @@ def measure(request: PreloadRequest, facts: PreloadFacts, kube: Kube) -> Preload
     try:
         report = carry_out(kube, InspectSpec(), cache, InspectResult, timeout=INSPECT_TIMEOUT, node=placement.node, hurried=True)
         running = read_running_loads(kube, cache.namespace, cache.claim)
-    except (ClusterUnavailable, LoaderInterrupted):
+    except ClusterUnavailable:
         raise
     except ModelyardError as error:
         get_run_logger().warning("free space was not measured: %s", error)
