@@ -107,7 +107,8 @@ def _end_inspections(kube: Kube, cache: CacheSpec, namespace: str) -> None:
     labels = {**INSPECTION, "pvc": cache.claim}
     selector = ",".join(f"{key}={value}" for key, value in labels.items())
     for job in patiently(lambda: kube.list("Job", namespace, label_selector=selector)):
-        kube.delete("Job", job["metadata"]["name"], namespace, propagation="Foreground", uid=job["metadata"]["uid"])
+        with suppress(Changed):  # another of its name, of a run that shares at this moment
+            kube.delete("Job", job["metadata"]["name"], namespace, propagation="Foreground", uid=job["metadata"]["uid"])
 
 
 def _claim_ref(cache: CacheSpec, namespace: str) -> ObjectRef:
