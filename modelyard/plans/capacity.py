@@ -180,11 +180,13 @@ def _advice(model: ModelRef, versions: Sequence[VersionEntry]) -> str:
 
 def _not_enforced(seen: VolumeSeen, claim: ClaimFacts) -> tuple[str, ...]:
     total, free, notes = seen.space.total_bytes, format_bytes(seen.space.free_bytes), []
-    if abs(total - claim.bytes) > claim.bytes * _ENFORCED_WITHIN:
+    if total > claim.bytes * (1 + _ENFORCED_WITHIN):
         notes.append(
             f"this volume does not enforce its size: the claim says {format_bytes(claim.bytes)}, pods see {format_bytes(total)};"
             f" {free} is free on the whole share"
         )
+    elif total < claim.bytes * (1 - _ENFORCED_WITHIN):
+        notes.append(f"the claim says {format_bytes(claim.bytes)}, which the volume has not: pods see {format_bytes(total)}, {free} free")
     if (near := seen.neighbours) and near.bytes > total:
         notes.append(
             f"{near.share} is over-allocated: its {near.volumes} PersistentVolumes add up to {format_bytes(near.bytes)},"

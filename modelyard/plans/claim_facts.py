@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Mount:
-    """A pod that mounts the claim; ``node`` is None until one is chosen."""
+    """A pod that mounts the claim; ``node`` is None until one is chosen, ``loader`` the Job of one of ours, which ends by itself."""
 
     pod: str
     node: str | None = None
-    loader: bool = False  # one of ours, which ends by itself
+    loader: str | None = None
 
     def __str__(self) -> str:
         return self.pod

@@ -21,15 +21,18 @@ class Placement:
     problems: tuple[Problem, ...] = ()
 
 
-def plan_placement(cache: CacheSpec, claim: ClaimFacts | None, *, binds_late: bool) -> Placement:
-    """Where the loader runs; ``binds_late`` says that the claim is bound at its first pod, which is the loader's."""
+def plan_placement(cache: CacheSpec, claim: ClaimFacts | None, *, binds_late: bool, own_job: str | None = None) -> Placement:
+    """Where the loader runs; ``binds_late`` says that the claim is bound at its first pod, which is the loader's.
+
+    ``own_job`` is the loader's own Job: one that is there already is joined where it is, and says nothing of where to go.
+    """
     modes = set(claim.access_modes) if claim else {str(cache.access_mode)}
     if AccessMode.READ_WRITE_MANY in modes:
         return Placement(notes=_reach(claim))
     late = _late_note(cache) if binds_late else ()
     if AccessMode.READ_WRITE_ONCE not in modes and AccessMode.READ_WRITE_ONCE_POD in modes:
         return _one_pod(claim, late)
-    return _one_node(claim, late)
+    return _one_node(claim, late, own_job)
 
 
 def _reach(claim: ClaimFacts | None) -> tuple[str, ...]:
@@ -51,13 +54,14 @@ def _one_pod(claim: ClaimFacts | None, late: tuple[str, ...]) -> Placement:
     return Placement(notes=notes, problems=(Problem(subject, what, "stop that pod first (scale its workload to 0), then run again"),))
 
 
-def _one_node(claim: ClaimFacts | None, late: tuple[str, ...]) -> Placement:
-    theirs = [mount for mount in claim.mounted_by if mount.node and not mount.loader] if claim else []
-    nodes = sorted({mount.node for mount in theirs if mount.node})
+def _one_node(claim: ClaimFacts | None, late: tuple[str, ...], own_job: str | None) -> Placement:
+    mounts = [mount for mount in claim.mounted_by if mount.node and (mount.loader is None or mount.loader != own_job)] if claim else []
+    workloads_first = sorted(mounts, key=lambda mount: (mount.loader is not None, mount.node))
     head = "ReadWriteOnce: one node at a time; replicas on other nodes cannot mount it"
-    if nodes:
-        pods = _names([mount.pod for mount in theirs if mount.node == nodes[0]])
-        return Placement(nodes[0], (f"{head}; the loader runs on node {nodes[0]}, where {pods} mounts it", *_reach(claim)))
+    if workloads_first:
+        node = workloads_first[0].node
+        pods = _names([mount.pod for mount in mounts if mount.node == node])
+        return Placement(node, (f"{head}; the loader runs on node {node}, where {pods} mounts it", *_reach(claim)))
     free = "nor, while the loader runs, can any pod on another node"
     return Placement(notes=(f"{head}, {free}", *late, *_reach(claim)))
 

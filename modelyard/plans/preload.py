@@ -114,7 +114,8 @@ def plan_preload(request: PreloadRequest, facts: PreloadFacts) -> PreloadPlan:
     names = [Problem("model or version", problem, "choose another") for text in (request.model, version) if (problem := name_problem(text))]
     planned = plan_claim(request.cache, facts.claim, facts.classes, facts.exports)
     claim, refused = (None, planned) if isinstance(planned, tuple) else (planned, ())
-    placement = plan_placement(request.cache, facts.claim, binds_late=_binds_late(claim, facts))
+    job = preload_job_name(request.cache.claim, request.model, version)
+    placement = plan_placement(request.cache, facts.claim, binds_late=_binds_late(claim, facts), own_job=job)
     capacity = None if names else _capacity(request, version, facts, claim)
     size = _too_large(request, facts.listing, claim) if claim and not (capacity and not capacity.needed) else ()
     problems = (*names, *facts.problems, *refused, *placement.problems, *size, *(capacity.problems if capacity else ()))

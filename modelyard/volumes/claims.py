@@ -61,8 +61,9 @@ def _mounted_by(kube: Kube, namespace: str, claim: str) -> tuple[Mount, ...]:
 
 
 def _mount(pod: Manifest) -> Mount:
-    ours = (pod["metadata"].get("labels") or {}).get("job-type") == LOADER_JOB_TYPE
-    return Mount(str(ref_of(pod)), pod["spec"].get("nodeName"), loader=ours)
+    labels = pod["metadata"].get("labels") or {}
+    job = labels.get("batch.kubernetes.io/job-name") if labels.get("job-type") == LOADER_JOB_TYPE else None
+    return Mount(str(ref_of(pod)), pod["spec"].get("nodeName"), job)
 
 
 def _claims(pod: Manifest) -> set[str]:

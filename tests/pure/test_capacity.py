@@ -108,6 +108,7 @@ def test_a_share_that_enforces_no_size_is_told() -> None:
     assert "does not enforce its size: the claim says 1000 B, pods see 4.9 KiB" in capacity.notes[0]
     assert "NFS server:/exports is over-allocated: its 3 PersistentVolumes add up to 8.8 KiB, it has 4.9 KiB" in capacity.notes[1]
     assert plan(900, total=950).notes == ()
+    assert "the claim says 1000 B, which the volume has not: pods see 700 B" in plan(600, total=700).notes[0]
 
 
 def test_the_table_shows_the_biggest_first() -> None:

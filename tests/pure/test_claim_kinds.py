@@ -157,7 +157,7 @@ def test_server_and_path_belong_together() -> None:
 
 
 WEB = Mount("Pod/ml/web-0", "node-a")
-LOADER = Mount("Pod/ml/preload-x", "node-b", loader=True)
+LOADER, OWN = Mount("Pod/ml/preload-x-0", "node-b", "preload-x"), Mount("Pod/ml/preload-own-0", "node-a", "own")
 
 
 @pytest.mark.parametrize(
@@ -166,13 +166,15 @@ LOADER = Mount("Pod/ml/preload-x", "node-b", loader=True)
         pytest.param((RWX,), (WEB,), None, "", id="many nodes"),
         pytest.param((RWO,), (WEB,), "node-a", "the loader runs on node node-a, where Pod/ml/web-0 mounts it", id="where the workload is"),
         pytest.param((RWO,), (), None, "nor, while the loader runs, can any pod on another node", id="nobody yet"),
-        pytest.param((RWO,), (LOADER,), None, "one node at a time", id="a loader is no workload"),
+        pytest.param((RWO,), (LOADER,), "node-b", "where Pod/ml/preload-x-0 mounts it", id="where another load is"),
+        pytest.param((RWO,), (LOADER, WEB), "node-a", "where Pod/ml/web-0 mounts it", id="a workload stays, a load ends"),
+        pytest.param((RWO,), (OWN,), None, "one node at a time", id="its own Job is joined where it is"),
         pytest.param((RWO,), (Mount("Pod/ml/web-1"),), None, "one node at a time", id="a pod without a node"),
         pytest.param((RWOP,), (LOADER,), None, "the workload can start when the loader is gone", id="one pod"),
     ],
 )
 def test_placement(modes: tuple[AccessMode, ...], mounts: tuple[Mount, ...], node: str | None, words: str) -> None:
-    placed = plan_placement(cache(), replace(CLAIM, access_modes=modes, mounted_by=mounts), binds_late=False)
+    placed = plan_placement(cache(), replace(CLAIM, access_modes=modes, mounted_by=mounts), binds_late=False, own_job="own")
     assert (placed.node, placed.problems) == (node, ())
     assert words in " ".join(placed.notes)
 
