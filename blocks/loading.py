@@ -4,10 +4,10 @@ from typing import TypeVar
 
 from prefect.blocks.core import Block
 from prefect.client.orchestration import get_client
+from prefect.exceptions import ObjectNotFound
 
 from modelyard.errors import Refused
 
-_PAGE = 200
 Kind = TypeVar("Kind", bound=Block)
 
 
@@ -30,8 +30,10 @@ def load_block(kind: type[Kind], name: str) -> Kind:
 def block_names(kind: type[Block]) -> list[str]:
     """The names of all saved blocks of ``kind``; none if the type is not registered."""
     slug = kind.get_block_type_slug()
-    names: list[str] = []
     with get_client(sync_client=True) as client:
-        while page := client.read_block_documents_by_type(slug, offset=len(names), limit=_PAGE, include_secrets=False):
-            names += [str(document.name) for document in page]
-    return names
+        try:
+            client.read_block_type_by_slug(slug)
+        except ObjectNotFound:
+            return []
+        documents = client.read_block_documents_by_type(slug, include_secrets=False)  # all of them: the server knows no pages here
+        return sorted(str(document.name) for document in documents if document.name)
