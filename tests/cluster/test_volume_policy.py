@@ -35,19 +35,23 @@ def kubectl(kubeconfig: str, cluster: devcluster.Cluster, *arguments: str, stdin
     return done.stdout
 
 
-def installed(namespace: str) -> str:
-    """The manifests under names of the test's own, for the accounts of ``namespace``; and, by RBAC, all rights on volumes for one."""
-    texts = [(POLICIES / name).read_text() for name in ("volumes.yaml", "shareable-volumes.yaml")]
-    account = {"kind": "ServiceAccount", "name": "modelyard", "namespace": namespace}
-    head = {"apiVersion": "rbac.authorization.k8s.io/v1", "metadata": {"name": f"{namespace}-volumes"}}
-    rights = {**head, "kind": "ClusterRole", "rules": [{"apiGroups": [""], "resources": ["persistentvolumes"], "verbs": ["*"]}]}
-    role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": f"{namespace}-volumes"}
-    binding = {**head, "kind": "ClusterRoleBinding", "roleRef": role, "subjects": [account]}
-    text = "---\n".join(texts).replace("namespace: modelyard\n", f"namespace: {namespace}\n").replace("['modelyard']", f"['{namespace}']")
+def policies(namespace: str) -> str:
+    """The manifests of the policy under names of the test's own, for the accounts of ``namespace``."""
+    text = "---\n".join((POLICIES / name).read_text() for name in ("volumes.yaml", "shareable-volumes.yaml"))
     for name in ("modelyard-volumes", LIST):
         text = text.replace(name, f"{namespace}-{name}")
-    text = text.replace("serviceaccounts:modelyard", f"serviceaccounts:{namespace}")
-    return "---\n".join([text, yaml.safe_dump(rights), yaml.safe_dump(binding)])
+    text = text.replace("serviceaccounts:modelyard", f"serviceaccounts:{namespace}").replace("['modelyard']", f"['{namespace}']")
+    return text.replace("namespace: modelyard\n", f"namespace: {namespace}\n")
+
+
+def all_rights(namespace: str) -> str:
+    """By RBAC the account may do anything to PersistentVolumes."""
+    head = {"apiVersion": "rbac.authorization.k8s.io/v1", "metadata": {"name": f"{namespace}-volumes"}}
+    rules = [{"apiGroups": [""], "resources": ["persistentvolumes"], "verbs": ["*"]}]
+    role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": f"{namespace}-volumes"}
+    account = {"kind": "ServiceAccount", "name": "modelyard", "namespace": namespace}
+    binding = {**head, "kind": "ClusterRoleBinding", "roleRef": role, "subjects": [account]}
+    return yaml.safe_dump_all([{**head, "kind": "ClusterRole", "rules": rules}, binding])
 
 
 @dataclass(frozen=True)
@@ -102,7 +106,7 @@ def eventually(act: Callable[[], Manifest], seconds: float = 60) -> Manifest:
 @pytest.fixture
 def limits(kube: Kube, kubeconfig: str, cluster: devcluster.Cluster, namespace: str, tmp_path: Path) -> Iterator[Limits]:
     manifests = tmp_path / "policy.yaml"
-    manifests.write_text(installed(namespace))
+    manifests.write_text(f"{policies(namespace)}---\n{all_rights(namespace)}")
 
     def run(*arguments: str) -> str:
         return kubectl(kubeconfig, cluster, *arguments)
