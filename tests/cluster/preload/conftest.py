@@ -4,7 +4,7 @@ import os
 import secrets
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -118,7 +118,7 @@ class FrozenLoader:
         self._marks = (b"modelyard.loader", bucket.encode())
         self._pid: int | None = None
 
-    def freeze(self, seconds: float = 60) -> None:
+    def freeze(self, seconds: float = 240) -> None:
         """Wait for the process, and stop it."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
@@ -128,6 +128,16 @@ class FrozenLoader:
                 return
             time.sleep(0.02)
         raise AssertionError(f"no loader started within {seconds} s")
+
+    def step_until(self, true: Callable[[], object], seconds: float = 120) -> None:
+        """Let it run a tenth of a second at a time until ``true`` holds; then it stands still."""
+        self.freeze(seconds)
+        deadline = time.monotonic() + seconds
+        while self._pid and not true():
+            assert time.monotonic() < deadline, f"not within {seconds} s"
+            os.kill(self._pid, signal.SIGCONT)
+            time.sleep(0.1)
+            os.kill(self._pid, signal.SIGSTOP)
 
     def kill(self) -> None:
         """End it as a node's failure would: no handler runs."""
