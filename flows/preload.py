@@ -92,7 +92,7 @@ def preload_model(  # noqa: PLR0913, PLR0917 - these are the fields of the form
         cache: Name of the Modelyard Model Cache block to write to.
         cluster: Name of the Modelyard Cluster block the cache lies in.
         verify: How a version that is there already is checked: by the sizes of its files, or by reading and hashing them.
-        dry_run: Only publish the plan; change nothing.
+        dry_run: Only publish the plan, for which a pod looks at the volume; change nothing.
 
     Raises:
         Refused: the plan holds problems; all of them are listed, and nothing was changed.
