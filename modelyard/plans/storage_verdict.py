@@ -218,14 +218,19 @@ def _capacity(plan: CheckPlan, seen: Seen) -> Iterator[StorageFinding]:
             consequence=f"a cache may fill the whole share, of which {format_bytes(space.free_bytes)} are free, and so may others",
             next_step="set a quota at the server, or watch the share's free space; Modelyard plans with what pods see",
         )
-    if seen.neighbours and seen.neighbours.bytes > space.total_bytes:
-        near = seen.neighbours
+    near = seen.neighbours
+    if near and near.bytes > space.total_bytes and (near.share.startswith("NFS ") or not _has_own_size(space.total_bytes, claimed)):
         yield StorageFinding(
             severity=Severity.LIMIT,
             what=f"claimed {format_bytes(near.bytes)} by {near.volumes} volumes of {near.share}, of {format_bytes(space.total_bytes)}",
             consequence="the share is over-allocated: it can be full before any claim is",
             next_step="enlarge the share, or delete claims that nobody needs",
         )
+
+
+def _has_own_size(total: int, claimed: int) -> bool:
+    """A directory of a node may be a file system of its own, mounted there, and is then no part of what its neighbours share."""
+    return claimed / _FAR_BEYOND <= total <= claimed * _FAR_BEYOND
 
 
 def _ending(seen: Seen) -> Iterator[StorageFinding]:

@@ -197,6 +197,13 @@ def test_over_allocation_and_a_size_that_is_not_enforced() -> None:
     assert "claimed 900.0 GiB by 9 volumes of NFS s:/export, of 500.0 GiB" in told
 
 
+def test_a_directory_that_is_a_file_system_of_its_own_shares_nothing() -> None:
+    near = Neighbours("directory /volumes of a node", 9, 900 * GIB)
+    assert judge(PLAN, replace(SOUND, neighbours=near)).findings == ()
+    small = Step("a", result(CheckStep.WRITE, total=GIB // 2))
+    assert "over-allocated" in str(judge(PLAN, replace(SOUND, writes=(small,), neighbours=near)).findings[0])
+
+
 @pytest.mark.parametrize(
     ("end", "severity", "words"),
     [
