@@ -4,7 +4,7 @@ Readers that have the old file open keep it; those that open it next get the goo
 version's is linked again to the repaired one, so that both are mended and the bytes still lie there once.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,9 +16,9 @@ from modelyard.loader.journal import Journal
 from modelyard.loader.layout import Layout, make_directories, read_manifest, remove_tree, sync_file_system, volume_error, walk_files
 from modelyard.loader.lock import alone
 from modelyard.loader.progress import ProgressLog
-from modelyard.loader.survey import Finding
+from modelyard.loader.survey import Believed, Finding
 from modelyard.loader.tuning import Tuning
-from modelyard.models import FileRecord, S3Location, SourceFile, content_digest
+from modelyard.models import FileRecord, ModelRef, S3Location, SourceFile, content_digest
 from modelyard.sources.base import Source
 
 SourceOf = Callable[[S3Location], Source]
@@ -36,18 +36,18 @@ class Repair:
     tuning: Tuning
     _mended: dict[str, Path] = field(default_factory=dict)  # by SHA-256: where this run has put a good copy
 
-    def run(self, findings: Iterable[Finding]) -> None:
-        """Repair what can be, version by version, each under its lock."""
+    def run(self, findings: Iterable[Finding], seen: Mapping[ModelRef, Believed]) -> None:
+        """Repair what can be, version by version, each under its lock and only if it is still what was ``seen``."""
         by_version: dict[str, tuple[Layout, list[Finding]]] = {}
         for finding in findings:
-            if finding.layout and finding.record:
+            if finding.layout and finding.file is not None and not finding.foreign:
                 by_version.setdefault(str(finding.layout.model), (finding.layout, []))[1].append(finding)
         for layout, damaged in by_version.values():
-            if reason := self._try(layout, damaged):
+            if reason := self._try(layout, damaged, seen[layout.model].digest):
                 for finding in damaged:
                     _leave(finding, reason)
 
-    def _try(self, layout: Layout, damaged: list[Finding]) -> str | None:
+    def _try(self, layout: Layout, damaged: list[Finding], digest: str) -> str | None:
         """Repair one version; what stands against all of it."""
         with ExitStack() as held:
             try:
@@ -57,7 +57,7 @@ class Repair:
             except OSError as error:
                 return str(volume_error(error, layout.lock))
             try:
-                return self._repair(layout, damaged)
+                return self._repair(layout, damaged, digest)
             except LoaderInterrupted:
                 raise
             except ModelyardError as error:
@@ -65,22 +65,22 @@ class Repair:
             except OSError as error:
                 return str(volume_error(error, self.root))
 
-    def _repair(self, layout: Layout, damaged: list[Finding]) -> str | None:
+    def _repair(self, layout: Layout, damaged: list[Finding], digest: str) -> str | None:
         layout.refuse_links()
         manifest = read_manifest(layout.manifest)
-        if manifest is None or content_digest(manifest.files) != manifest.digest:
+        if manifest is None or not manifest.digest == content_digest(manifest.files) == digest:
             return "the version was changed while it was verified; verify it again"
         if manifest.source.bucket != self.source.bucket:
             return f"it was loaded from {manifest.source.uri}, the source given is bucket {self.source.bucket}: name that bucket's block"
         records = {record.path: record for record in manifest.files}
-        wanted = [finding for finding in damaged if finding.record and records.get(finding.record.path) == finding.record]
+        wanted = [(finding, records[finding.file]) for finding in damaged if finding.file is not None]
         make_directories(layout.files, layout.root)
-        missing = [finding.record for finding in wanted if finding.record and not self._link(layout, finding.record)]
+        missing = [record for _, record in wanted if not self._link(layout, record)]
         # The store may have another address by now; the prefix and the pins are the manifest's.
         location = self.source.model_copy(update={"prefix": manifest.source.prefix})
         reasons = _Staging(layout, self.source_of(location), self.tuning).fetch(missing) if missing else {}
-        for finding in wanted:
-            self._settle(layout, finding, reasons)
+        for finding, record in wanted:
+            self._settle(layout, finding, record, reasons)
         sync_file_system(layout.root)
         remove_tree(layout.staging)
         return None
@@ -98,11 +98,8 @@ class Repair:
             return False
         return True
 
-    def _settle(self, layout: Layout, finding: Finding, reasons: dict[str, str]) -> None:
+    def _settle(self, layout: Layout, finding: Finding, record: FileRecord, reasons: dict[str, str]) -> None:
         """Put one staged file in its place, or say why there is none."""
-        record = finding.record
-        if record is None:
-            return
         if reason := reasons.get(record.path):
             _leave(finding, reason)
             return

@@ -5,6 +5,7 @@ names.
 """
 
 import os
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,38 +13,41 @@ from stat import S_ISFIFO, S_ISLNK, S_ISREG
 
 from modelyard.errors import ModelyardError, VolumeUnusable
 from modelyard.loader.layout import SILLY_RENAMED, SYSTEM_DIRECTORIES, Layout, read_manifest, tampering, walk_files
-from modelyard.models import FileRecord, Manifest, ModelRef
+from modelyard.models import Manifest, ModelRef
 from modelyard.names import OWN_DIRECTORY, name_problem, path_problem
 from modelyard.quantities import format_bytes
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(slots=True)
 class Finding:
-    """One damaged, missing or foreign thing. ``layout`` and ``record`` are there where it could be fetched again."""
+    """One damaged, missing or foreign thing; ``layout`` and ``file``, its path in the version, where it could be fetched again."""
 
     path: str
     problem: str
     layout: Layout | None = None
-    record: FileRecord | None = None
+    file: str | None = None
     foreign: bool = False
     repaired: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Name:
-    """A file by the version and the record that it belongs to."""
+    """A file of a version, and what it should be. Hundreds of thousands of these are kept, the manifests' own records are not."""
 
     layout: Layout
-    record: FileRecord
+    file: str
+    sha256: bytes
 
     @property
     def path(self) -> Path:
         """Where it is."""
-        return self.layout.target / self.record.path
+        return self.layout.target / self.file
 
     def finding(self, problem: str) -> Finding:
         """What is wrong with it."""
-        return Finding(str(self.path.relative_to(self.layout.root)), problem, self.layout, self.record)
+        return Finding(str(self.path.relative_to(self.layout.root)), problem, self.layout, self.file)
 
 
 @dataclass(slots=True)
@@ -55,12 +59,21 @@ class Content:
     names: list[Name] = field(default_factory=list)
 
 
+@dataclass(frozen=True, slots=True)
+class Believed:
+    """What a manifest that can be believed sums up to."""
+
+    digest: str
+    files: int
+    bytes: int
+
+
 @dataclass(slots=True)
 class Survey:
-    """What was seen. ``manifests`` are those that can be believed, by their version."""
+    """What was seen. ``versions`` are those whose manifests can be believed."""
 
     root: Path
-    manifests: dict[ModelRef, Manifest] = field(default_factory=dict)
+    versions: dict[ModelRef, Believed] = field(default_factory=dict)
     contents: dict[tuple[int, int], Content] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
 
@@ -98,7 +111,7 @@ def _look(seen: Survey, layout: Layout, *, required: bool) -> None:
             seen.findings.append(Finding(where, f"{problem}; remove the version and preload it again", layout))
             return
         _compare(seen, layout, manifest)
-        seen.manifests[layout.model] = manifest
+        seen.versions[layout.model] = Believed(manifest.digest, len(manifest.files), manifest.bytes)
     except VolumeUnusable as error:
         seen.findings.append(Finding(where, str(error), layout))
     except OSError as error:
@@ -111,6 +124,8 @@ def _untrue(manifest: Manifest, ref: ModelRef) -> str | None:
         return problem
     if len({record.path for record in manifest.files}) != len(manifest.files):
         return "it names a file twice"
+    if any(not _SHA256.fullmatch(record.sha256) for record in manifest.files):
+        return "it holds what is no SHA-256"
     return next((f"{record.path!r} {problem}" for record in manifest.files if (problem := path_problem(record.path))), None)
 
 
@@ -118,8 +133,8 @@ def _compare(seen: Survey, layout: Layout, manifest: Manifest) -> None:
     """Sort the version's files: of the right kind and size, damaged, foreign."""
     there = dict(walk_files(layout.target)) if layout.target.is_dir() else {}
     for record in manifest.files:
-        name, stat = Name(layout, record), there.pop(record.path, None)
-        if problem := _shape_problem(name, stat):
+        name, stat = Name(layout, record.path, bytes.fromhex(record.sha256)), there.pop(record.path, None)
+        if problem := _shape_problem(name.path, record.size, stat):
             seen.findings.append(name.finding(problem))
         elif stat:
             content = seen.contents.setdefault((stat.st_dev, stat.st_ino), Content(stat.st_size, stat.st_nlink))
@@ -130,14 +145,14 @@ def _compare(seen: Survey, layout: Layout, manifest: Manifest) -> None:
             seen.findings.append(Finding(found, f"no manifest knows it ({format_bytes(stat.st_size)})", layout, foreign=True))
 
 
-def _shape_problem(name: Name, stat: os.stat_result | None) -> str | None:
+def _shape_problem(path: Path, size: int, stat: os.stat_result | None) -> str | None:
     if stat is None:
-        return "is a directory, not a file" if name.path.is_dir() else "is missing"
+        return "is a directory, not a file" if path.is_dir() else "is missing"
     if not S_ISREG(stat.st_mode):
         kind = "a symbolic link" if S_ISLNK(stat.st_mode) else "a pipe" if S_ISFIFO(stat.st_mode) else "a special file"
         return f"is {kind}, not a file"
-    if stat.st_size != name.record.size:
-        return f"has {stat.st_size} bytes, not {name.record.size}"
+    if stat.st_size != size:
+        return f"has {stat.st_size} bytes, not {size}"
     return None
 
 
@@ -177,13 +192,13 @@ def _entries(directory: Path) -> list["os.DirEntry[str]"]:
         return []
 
 
-def still_there(layout: Layout, manifest: Manifest) -> bool:
+def still_there(layout: Layout, seen: Believed) -> bool:
     """Whether the version is still the one that was looked at: it may have been removed meanwhile."""
     try:
         now = read_manifest(layout.manifest)
     except (ModelyardError, OSError):
         return True  # damaged meanwhile, which is no reason to be silent
-    return now is not None and now.digest == manifest.digest
+    return now is not None and now.digest == seen.digest
 
 
 def _printable(path: Path) -> str:

@@ -32,14 +32,14 @@ def verify(spec: VerifySpec, root: Path, source_of: SourceOf, tuning: Tuning) ->
     reader = _reread(seen, spec)
     findings = [finding for finding in seen.findings if _lasting(finding, seen)]
     if spec.repair and spec.source:
-        Repair(root, spec.source, source_of, tuning).run(findings)
+        Repair(root, spec.source, source_of, tuning).run(findings, seen.versions)
     damage = [finding for finding in findings if not finding.foreign]
     log = EntryLog()
     _tell(findings, log)
     return VerifyResult(
-        versions=len(seen.manifests),
-        files=sum(len(manifest.files) for manifest in seen.manifests.values()),
-        bytes=sum(manifest.bytes for manifest in seen.manifests.values()),
+        versions=len(seen.versions),
+        files=sum(version.files for version in seen.versions.values()),
+        bytes=sum(version.bytes for version in seen.versions.values()),
         read_files=reader.read_files,
         read_bytes=reader.read_bytes,
         damaged=len(damage),
@@ -66,16 +66,16 @@ def _differences(content: Content, digest: str | OSError) -> list[Finding]:
     unseen = content.links - len(content.names)
     more = f"; {unseen} more hard links of it are outside what was looked at: verify all versions" if unseen else ""
     return [
-        name.finding(f"has SHA-256 {digest}, was published with {name.record.sha256}{more}")
+        name.finding(f"has SHA-256 {digest}, was published with {name.sha256.hex()}{more}")
         for name in content.names
-        if digest != name.record.sha256
+        if digest != name.sha256.hex()
     ]
 
 
 def _lasting(finding: Finding, seen: Survey) -> bool:
     """Whether it is no mere trace of a version that was removed while it was read."""
-    manifest = seen.manifests.get(finding.layout.model) if finding.layout else None
-    if finding.layout is None or manifest is None or still_there(finding.layout, manifest):
+    version = seen.versions.get(finding.layout.model) if finding.layout else None
+    if finding.layout is None or version is None or still_there(finding.layout, version):
         return True
     say("note", message=f"{finding.path}: its version was removed or replaced meanwhile")
     return False
