@@ -124,8 +124,8 @@ def _claims(pod: Manifest) -> set[str]:
 
 
 def _short(text: str) -> str:
-    """Without the mount command's paths, which are long and the kubelet's own."""
+    """In one line, and of a mount command its output alone."""
     output = text.partition("Output: ")[2]
     volume = re.search(r'volume "([^"]+)"', text)
-    head = f"volume {volume[1]}: " if volume else ""
-    return f"{head}{output.strip()}" if output else text.strip()
+    head = f"volume {volume[1]}: " if volume and output else ""
+    return head + " ".join((output or text).split())
