@@ -7,6 +7,7 @@ Register their types with the server, from the repository's root: ``prefect bloc
 from blocks.cluster import Cluster
 from blocks.loading import block_names, load_block
 from blocks.model_cache import ModelCache
+from blocks.oci_registry import OciRegistry
 from blocks.s3_source import S3Source
 
-__all__ = ["Cluster", "ModelCache", "S3Source", "block_names", "load_block"]
+__all__ = ["Cluster", "ModelCache", "OciRegistry", "S3Source", "block_names", "load_block"]

@@ -8,8 +8,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 from pydantic import Field
 
-from blocks import S3Source, load_block
-from blocks.oci_registry import OciRegistry
+from blocks import OciRegistry, S3Source, load_block
 from flows.progress import LoadProgress
 from flows.retries import retried
 from modelyard.errors import Problem, Refused
