@@ -11,6 +11,7 @@ from pathlib import Path
 from subprocess import CalledProcessError
 
 import boto3
+import yaml
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 from pydantic import SecretStr, ValidationError
@@ -23,12 +24,13 @@ from deployments.demo.own_stack import start_own
 from deployments.demo.prefect_side import POOL, PrefectSide, run_preload, save_blocks
 from deployments.demo.settings import DemoTarget, own_cluster, state_directory
 from devcluster import DevclusterError
-from modelyard.errors import ModelyardError
+from modelyard.errors import ClusterRefused, ModelyardError
 from modelyard.kube.apply import apply
 from modelyard.kube.client import Kube
 from modelyard.names import preload_key
 
 NAMESPACE = "modelyard-demo"
+_CATALOGUE = Path(__file__).parents[1] / "kubernetes" / "crd" / "cachedmodels.yaml"
 _BEGAN = time.monotonic()
 
 
@@ -108,12 +110,21 @@ def _deploy(prefect: PrefectSide, target: DemoTarget, kube: Kube) -> None:
     if kube.get("Namespace", NAMESPACE) is None:
         labels = {"pod-security.kubernetes.io/enforce": "restricted"}
         apply(kube, {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE, "labels": labels}})
+    _install_catalogue(kube)
     prefect.command("block", "register", "-m", "blocks")
     with prefect.settings():
         save_blocks(target, cache_options(target))
     prefect.command("work-pool", "create", POOL, "--type", "process", "--overwrite")
     prefect.command("deploy", "--all")
     prefect.start_worker()
+
+
+def _install_catalogue(kube: Kube) -> None:
+    """The kind CachedModel; an account that may not install it has the demo without a catalogue."""
+    try:
+        say(f"  {apply(kube, yaml.safe_load(_CATALOGUE.read_text()))}")
+    except ClusterRefused as error:
+        say(f"  no catalogue (kubectl get cachedmodels): {error}")
 
 
 def cache_options(target: DemoTarget) -> dict[str, object]:
@@ -150,6 +161,7 @@ def _tell(prefect: PrefectSide, target: DemoTarget, run: str) -> None:
         f"the run, its tasks and log   {prefect.url}/runs/flow-run/{run}",
         f"the model's history          {prefect.url}/artifacts/key/{history}",
         f"the form to start another    {prefect.url}/deployments",
+        f"the catalogue                kubectl --kubeconfig {target.kubeconfig} get cachedmodels -A",
         f"the claim                    kubectl --kubeconfig {target.kubeconfig} -n {NAMESPACE} get pvc,jobs",
         "again (reads no object)      make demo",
         "stop all of it               make demo-down",

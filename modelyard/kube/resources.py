@@ -45,6 +45,7 @@ class ObjectRef:
 
 
 _TABLE = (
+    ("CustomResourceDefinition", "apiextensions.k8s.io/v1", "customresourcedefinitions", False),
     ("Namespace", "v1", "namespaces", False),
     ("ResourceQuota", "v1", "resourcequotas", True),
     ("StorageClass", "storage.k8s.io/v1", "storageclasses", False),
