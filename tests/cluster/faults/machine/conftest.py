@@ -1,0 +1,31 @@
+"""A cluster of these tests' own, because they break it: started for them, and gone afterwards."""
+
+from collections.abc import Iterator
+
+import pytest
+
+import devcluster
+from deployments.demo.own_stack import loader_image
+from modelyard.kube.client import Kube
+from tests.cluster.support import connect
+
+NAME = "faults"
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[devcluster.Cluster]:
+    """The machine that is broken."""
+    yield devcluster.up(NAME)
+    devcluster.down(NAME, purge=True)
+
+
+@pytest.fixture(scope="module")
+def kube(cluster: devcluster.Cluster) -> Kube:
+    """It, as its administrator."""
+    return connect(str(cluster.kubeconfig))
+
+
+@pytest.fixture(scope="module")
+def image(cluster: devcluster.Cluster) -> str:
+    """The loader's image in its registry."""
+    return loader_image(cluster)
