@@ -35,6 +35,9 @@ def teams(stack: Stack) -> Iterator[tuple[str, str]]:
     for name in names:
         make_namespace(stack, name)
     yield names
+    if claimed := stack.kube.get("PersistentVolumeClaim", CLAIM, stack.name):  # a held volume would outlive the stack
+        policy_back = {"metadata": {"annotations": {PRIOR_POLICY: None}}, "spec": {"persistentVolumeReclaimPolicy": "Delete"}}
+        stack.kube.patch_merge("PersistentVolume", claimed["spec"]["volumeName"], None, policy_back)
     for name in names:
         stack.kube.delete("Namespace", name)
         stack.kube.delete("PersistentVolume", copy_name(stack, name))
