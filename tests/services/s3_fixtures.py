@@ -279,10 +279,11 @@ def running_server(data: Path, certificates: Certificates, *, tls: bool, options
     """A versitygw over ``data``; it changes its directory, so every path is absolute."""
     port, name = free_port(), "https" if tls else "http"
     access_log = data / f"access-{name}.log"
-    for directory in ("buckets", "versions"):
+    for directory in ("buckets", "versions", "accounts"):
         (data / directory).mkdir(exist_ok=True)
     command = [str(versitygw()), "--port", f"127.0.0.1:{port}", "--keep-alive", "--access-log", str(access_log), "--quiet", *options]
     command += ["--cert", str(certificates.certificate), "--key", str(certificates.key)] if tls else []
+    command += ["--iam-dir", str(data / "accounts"), "--iam-cache-disable"]  # accounts beside the root one, without delay
     command += ["posix", "--versioning-dir", str(data / "versions"), str(data / "buckets")]
     keys = {"ROOT_ACCESS_KEY": _ACCESS_KEY, "ROOT_SECRET_KEY": SECRET_KEY}
     with (data / f"{name}.log").open("wb") as log, subprocess.Popen(command, env=os.environ | keys, stdout=log, stderr=log) as process:
