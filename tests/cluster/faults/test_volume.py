@@ -35,10 +35,10 @@ def fill(path: Path) -> None:
 
 @faults
 def test_full_by_a_neighbour_when_half_of_it_has_come(stack: Stack, bystander: str, frozen: FrozenLoader) -> None:
-    stack.cache(storageClassName="devcluster-limited", storageSize="160Mi")
+    stack.cache(storageClassName="devcluster-limited", storageSize="200Mi")
     stack.s3.put_object(Bucket=stack.name, Key="first/v1/x", Body=b"x")
     finish(preload(stack, model="first", path="first/v1"))  # a claim of this class is bound by its first pod
-    files = stack.put(**{f"part-{number:02}": os.urandom(4 * MIB) for number in range(16)})
+    files = stack.put(**{f"part-{number:02}": os.urandom(4 * MIB) for number in range(24)})
     volume = volume_of(stack, spec_of(stack).claim, stack.name)
     root = path_of(stack, volume)
     before = Audit(stack, {"cache": volume, "bystander": bystander})

@@ -130,13 +130,13 @@ class FrozenLoader:
         raise AssertionError(f"no loader started within {seconds} s")
 
     def step_until(self, true: Callable[[], object], seconds: float = 120) -> None:
-        """Let it run a tenth of a second at a time until ``true`` holds; then it stands still."""
+        """Let it run a twentieth of a second at a time until ``true`` holds; then it stands still."""
         self.freeze(seconds)
         deadline = time.monotonic() + seconds
         while self._pid and not true():
             assert time.monotonic() < deadline, f"not within {seconds} s"
             os.kill(self._pid, signal.SIGCONT)
-            time.sleep(0.1)
+            time.sleep(0.05)
             os.kill(self._pid, signal.SIGSTOP)
 
     def kill(self) -> None:

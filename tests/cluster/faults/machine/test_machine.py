@@ -49,7 +49,7 @@ def half_loaded(stack: Stack, frozen: FrozenLoader, before: Audit, size: int) ->
 
 
 def model(stack: Stack) -> dict[str, bytes]:
-    return stack.put(config__json=b"{}", **{f"part-{number}": os.urandom(8 * MIB) for number in range(12)})
+    return stack.put(config__json=b"{}", **{f"part-{number}": os.urandom(8 * MIB) for number in range(20)})
 
 
 def size_of(files: dict[str, bytes]) -> int:
