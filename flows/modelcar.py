@@ -1,5 +1,6 @@
 """Modelcar: a model version at its source becomes an image in a registry, streamed, without a disk."""
 
+from contextlib import closing
 from typing import Annotated
 
 from prefect import flow, task
@@ -89,15 +90,17 @@ def build_modelcar(  # noqa: PLR0913, PLR0917 - these are the fields of the form
 @task(task_run_name="resolve-{request.model}", **retried())
 def resolve(request: ModelcarRequest, source: S3Source, keychain: Keychain) -> ModelcarFacts:
     """Read the facts once: what the source lists, the base, the tag, layers that earlier builds left."""
-    return read_facts(request, S3Files(request.source, source.client()), keychain)
+    with closing(source.client()) as client:
+        return read_facts(request, S3Files(request.source, client), keychain)
 
 
 @task(task_run_name="build-{plan.request.model}", cache_policy=NO_CACHE)
 def build(plan: ModelcarPlan, source: S3Source, keychain: Keychain) -> Built:
     """Stream the new layers from the source into the registry. What failed here was tried again within, so not once more as a whole."""
     progress = LoadProgress(_key(plan, "progress"), str(plan.request.image))
-    files = S3Files(plan.request.source, source.client(), access=source.access())
-    built = build_layers(plan, files, keychain, Tuning(), progress, get_run_logger().info)
+    with closing(source.client()) as client:
+        files = S3Files(plan.request.source, client, access=source.access())
+        built = build_layers(plan, files, keychain, Tuning(), progress, get_run_logger().info)
     progress.finish(summary(built))
     return built
 

@@ -29,7 +29,7 @@ class Seen:
         return [layer for layer in self.manifest["layers"] if "dev.modelyard.files" in (layer.get("annotations") or {})]
 
 
-def get(host: str, path: str, accept: str = "*/*") -> tuple[int, dict[str, str], bytes]:
+def get(host: str, path: str, accept: str = f"{INDEX}, {MANIFEST}, */*") -> tuple[int, dict[str, str], bytes]:
     connection = http.client.HTTPConnection(host, timeout=60)
     connection.request("GET", path, headers={"Accept": accept})
     response = connection.getresponse()

@@ -280,13 +280,15 @@ def test_a_builder_killed_between_layers(bucket: Bucket, own_registry: Registry,
         assert process.stdin
         process.stdin.write(request.model_dump_json())
         process.stdin.close()
-        deadline = time.monotonic() + 120
-        # The largest comes first; that the second stalls keeps this one there.
-        while get(own_registry.host, f"/v2/models/m/manifests/{unfinished_tag('v1')}")[0] != 200:
-            assert process.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        process.kill()
+        try:
+            deadline = time.monotonic() + 120
+            # The largest comes first; that the second stalls keeps this one there.
+            while get(own_registry.host, f"/v2/models/m/manifests/{unfinished_tag('v1')}")[0] != 200:
+                assert process.poll() is None
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+        finally:
+            process.kill()
     fault_proxy.faults = []
     assert_untagged(own_registry, "models/m")
     _, built = Builder(bucket, own_registry).build()
