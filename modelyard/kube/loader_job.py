@@ -1,7 +1,7 @@
 """The loader's Job and its Secret as values: pure builders.
 
-The Job carries the whole order (``<command> --spec <JSON>``) and no secret. It is made suspended: run_loader makes the
-Secret, owned by the Job, and then lets the Job go, so that a run that is killed in between leaves nothing behind.
+The Job carries the whole order (``<command> --spec <JSON>``) and no secret. One that needs a Secret is made suspended:
+run_loader makes the Secret, owned by the Job, and then lets the Job go, so that a run that is killed in between leaves no Secret.
 """
 
 import base64
@@ -36,6 +36,7 @@ PERMANENT_EXIT_CODE = 1
 BACKOFF_LIMIT = 3
 DEADLINE = timedelta(days=1)
 KEPT_AFTER_END = timedelta(days=1)
+KEPT_AFTER_LOOK = timedelta(minutes=15)
 
 _CA_DIRECTORY = "/etc/modelyard/ca"
 _BUNDLE_KEY = "AWS_CA_BUNDLE"
@@ -58,10 +59,10 @@ def loader_job(
     deadline: timedelta = DEADLINE,
     node: str | None = None,
 ) -> Manifest:
-    """The suspended Job that carries out ``order`` beside the cache's claim; ``deadline`` counts from its start.
+    """The Job that carries out ``order`` beside the cache's claim; ``deadline`` counts from its start.
 
-    ``secret_keys`` are the keys of its Secret (see ``loader_secret``), which has the Job's name; none, no Secret. ``node`` is the one node
-    to run on; None leaves it to the scheduler.
+    ``secret_keys`` are the keys of its Secret (see ``loader_secret``), which has the Job's name; with none, there is no Secret and the Job
+    starts at once. ``node`` is the one node to run on; None leaves it to the scheduler.
     """
     name = order.job_name(cache.claim, run_id)
     labels = _labels(order, cache)
@@ -76,10 +77,10 @@ def loader_job(
             "annotations": {**_annotations(order, cache), SPEC_ANNOTATION: _digest(pod), RUN_LABEL: run_id},
         },
         "spec": {
-            "suspend": True,
+            "suspend": bool(secret_keys),
             "backoffLimit": BACKOFF_LIMIT,
             "activeDeadlineSeconds": round(deadline.total_seconds()),
-            "ttlSecondsAfterFinished": round(KEPT_AFTER_END.total_seconds()),
+            "ttlSecondsAfterFinished": round(_kept(order).total_seconds()),
             "podReplacementPolicy": "Failed",  # two loaders never write to one staging directory
             "podFailurePolicy": {"rules": _failure_rules()},
             "template": {
@@ -88,6 +89,11 @@ def loader_job(
             },
         },
     }
+
+
+def _kept(order: Order) -> timedelta:
+    """How long an ended Job stays for people to look at; one that only looked is of use to its own run alone."""
+    return KEPT_AFTER_LOOK if order.read_only else KEPT_AFTER_END
 
 
 def loader_secret(job: Manifest, data: Mapping[str, str]) -> Manifest:

@@ -199,8 +199,9 @@ def test_a_crashed_runs_job_goes_if_it_never_started(kube: Kube, cache: CacheSpe
     build = script(RUNS_ON)
     running = ensure_job(kube, load_spec(version="v1"), cache, {}, "run-1")
     begun(kube, running)
-    left = kube.create(build(load_spec(version="v2"), cache, run_id="run-1"))["metadata"]["name"]  # and here the run died
-    kube.create(build(load_spec(version="v3"), cache, run_id="run-2"))
+    waiting = {"secret_keys": KEYS.keys()}  # suspended until they have their Secret
+    left = kube.create(build(load_spec(version="v2"), cache, run_id="run-1", **waiting))["metadata"]["name"]  # and here the run died
+    kube.create(build(load_spec(version="v3"), cache, run_id="run-2", **waiting))
     assert end_never_started(kube, cache.namespace, "run-1") == (left,)
     assert end_never_started(kube, cache.namespace, "run-1") == ()
     assert len(kube.list("Job", cache.namespace)) == 2
@@ -218,7 +219,7 @@ def test_a_finished_job_is_replaced(kube: Kube, cache: CacheSpec, script: Script
 
 def test_other_content_is_refused_while_it_loads_and_replaced_if_it_never_began(kube: Kube, cache: CacheSpec, script: Script) -> None:
     build = script(RUNS_ON)
-    kube.create(build(load_spec(digest="sha256:0b"), cache, run_id="killed"))
+    kube.create(build(load_spec(digest="sha256:0b"), cache, run_id="killed", secret_keys=KEYS.keys()))
     handle = ensure_job(kube, load_spec(digest="sha256:0c"), cache, {}, "run-1")
     assert not handle.adopted
     words = rf"Job/{cache.namespace}/{handle.name} is at work .* cancel flow run run-1, or `kubectl -n \S+ delete job {handle.name}`"

@@ -102,7 +102,7 @@ JOB: Manifest = {
         "annotations": {**ANNOTATIONS, "modelyard.dev/spec-digest": SPEC_DIGEST, "modelyard.dev/flow-run": "run-1"},
     },
     "spec": {
-        "suspend": True,
+        "suspend": False,
         "backoffLimit": 3,
         "activeDeadlineSeconds": 86400,
         "ttlSecondsAfterFinished": 86400,
@@ -131,6 +131,7 @@ def reference(name: str, **optional: bool) -> Manifest:
 
 def test_credentials_are_referred_to_and_never_held() -> None:
     job = loader_job(SPEC, CACHE.model_copy(update={"service_account": "reader"}), run_id="run-1", secret_keys=("ca.crt",))
+    assert job["spec"]["suspend"], "it waits for its Secret"
     pod = job["spec"]["template"]["spec"]
     keys = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_CA_BUNDLE")
     assert pod["containers"][0]["env"][2:] == [reference(key, optional=True) for key in keys]
