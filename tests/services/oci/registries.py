@@ -6,6 +6,7 @@ The Debian package is unpacked, not installed: installing it starts a service.
 import json
 import os
 import signal
+import ssl
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
@@ -85,7 +86,7 @@ class Registry:
         with self.log.open("ab") as log:
             self.process = subprocess.Popen([str(program(self.kind)), "serve", str(file)], stdout=log, stderr=log, env=environment)
         deadline = time.monotonic() + _STARTUP_SECONDS
-        verify: Any = str(self.authority) if self.authority else True
+        verify = ssl.create_default_context(cafile=str(self.authority)) if self.authority else True
         while time.monotonic() < deadline and self.process.poll() is None:
             try:
                 httpx.get(f"{self.url}/v2/", timeout=5, verify=verify)
@@ -122,8 +123,8 @@ def running_registry(kind: str, data: Path, **fields: Any) -> Iterator[Registry]
     """A registry over ``data`` while the block lasts."""
     data.mkdir(parents=True, exist_ok=True)
     registry = Registry(kind, free_port(), data, **fields)
-    registry.start()
     try:
+        registry.start()
         yield registry
     finally:
         registry.kill()

@@ -13,13 +13,15 @@ from modelyard.oci.access import Access, Credentials, Keychain
 from modelyard.oci.http import Patience
 from modelyard.oci.registry import Repository
 from tests.services.oci.building import Builder
-from tests.services.oci.registries import KINDS, Registry, running_registry
+from tests.services.oci.registries import Registry, running_registry
 from tests.services.oci.registry_proxy import Fault, proxy_before
 from tests.services.oci.test_faults import builder
 from tests.services.oci.token_server import USER, TokenServer, token_server
 from tests.services.s3_fixtures import Bucket, Certificates
 
 MIB = 1024 * 1024
+#: The devcluster builds its distribution 3 without access controllers.
+_WITH_AUTH = "docker-registry-2.8"
 ONCE = Patience(attempts=1)
 #: bcrypt of "of-these-tests", as `htpasswd -nbB builder of-these-tests` writes it.
 HTPASSWD = "builder:$2b$05$OoGM5cdTclPZNFTsePjEJuffPU3Kfz9MNQl3HsrwB8DX/p5gH0Ob.\n"
@@ -31,18 +33,18 @@ def tokens(tmp_path: Path) -> Iterator[TokenServer]:
         yield running
 
 
-@pytest.fixture(params=KINDS)
-def token_registry(request: pytest.FixtureRequest, tokens: TokenServer, tmp_path: Path) -> Iterator[Registry]:
-    with running_registry(request.param, tmp_path / "registry", settings=tokens.settings, credentials=USER) as running:
+@pytest.fixture
+def token_registry(tokens: TokenServer, tmp_path: Path) -> Iterator[Registry]:
+    with running_registry(_WITH_AUTH, tmp_path / "tokens", settings=tokens.settings, credentials=USER) as running:
         yield running
 
 
-@pytest.fixture(params=KINDS)
-def password_registry(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Registry]:
+@pytest.fixture
+def password_registry(tmp_path: Path) -> Iterator[Registry]:
     file = tmp_path / "htpasswd"
     file.write_text(HTPASSWD)
     settings = {"auth": {"htpasswd": {"realm": "tests", "path": str(file)}}}
-    with running_registry(request.param, tmp_path / "registry", settings=settings, credentials=USER) as running:
+    with running_registry(_WITH_AUTH, tmp_path / "passwords", settings=settings, credentials=USER) as running:
         yield running
 
 
