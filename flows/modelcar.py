@@ -12,7 +12,7 @@ from pydantic import Field
 from blocks import OciRegistry, S3Source, load_block
 from flows.progress import LoadProgress
 from flows.retries import retried
-from modelyard.errors import Problem, Refused
+from modelyard.errors import Problem, Refused, SourceUnavailable
 from modelyard.images.descriptors import Platform
 from modelyard.images.references import Reference
 from modelyard.modelcar.build import Built, build_layers
@@ -87,9 +87,9 @@ def build_modelcar(  # noqa: PLR0913, PLR0917 - these are the fields of the form
     return report_of(plan, built, image)
 
 
-@task(task_run_name="resolve-{request.model}", **retried())
+@task(task_run_name="resolve-{request.model}", **retried(SourceUnavailable))
 def resolve(request: ModelcarRequest, source: S3Source, keychain: Keychain) -> ModelcarFacts:
-    """Read the facts once: what the source lists, the base, the tag, layers that earlier builds left."""
+    """Read the facts once: what the source lists, the base, the tag, layers that earlier builds left. Registries are tried again within."""
     with closing(source.client()) as client:
         return read_facts(request, S3Files(request.source, client), keychain)
 
@@ -105,7 +105,7 @@ def build(plan: ModelcarPlan, source: S3Source, keychain: Keychain) -> Built:
     return built
 
 
-@task(task_run_name="publish-{plan.request.image}", **retried())
+@task(task_run_name="publish-{plan.request.image}", cache_policy=NO_CACHE)
 def publish_image(plan: ModelcarPlan, built: Built, keychain: Keychain) -> Modelcar:
     """Put the image by its digest, and let the tag name it last."""
     image = publish(plan, built, keychain)

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import suppress
 
-from modelyard.errors import ContentMismatch, ModelyardError, SourceUnavailable
+from modelyard.errors import ContentMismatch, ModelyardError, SourceUnavailable, Temporary
 from modelyard.images.tar import TRAILER, Segment, layer_size, padding, segments
 from modelyard.modelcar.pipe import Collected, FileCheck, Pipe, RunningDigest
 from modelyard.modelcar.tuning import Tuning
@@ -107,7 +107,7 @@ class LayerReader:
                 failures += 1
                 if failures >= self._tuning.attempts:
                     raise
-                self._tuning.patience.wait(failures, min(error.delay, self._tuning.retry_seconds))
+                self._tuning.patience.wait(failures, error)
             finally:
                 pipe.close()
 
@@ -131,10 +131,10 @@ class _Ahead:
             for failures in range(1, self._tuning.attempts + 1):
                 try:
                     return self._whole(first)
-                except ModelyardError as error:
-                    if not error.retryable or failures == self._tuning.attempts:
+                except Temporary as error:
+                    if failures == self._tuning.attempts:
                         raise
-                    self._tuning.patience.wait(failures, min(getattr(error, "delay", 0.0), self._tuning.retry_seconds))
+                    self._tuning.patience.wait(failures, error)
                 first = Collected(file)
                 first.begin(self._source)
         finally:

@@ -56,11 +56,9 @@ class LayerPush:
             raise
 
     def _attempt(self) -> ModelLayer:
-        start = self._begin()
+        upload, start = self._begin()
         chunked = limits_of(self.repository.http.access.host).chunked
         with closing(self.reader.chunks(start)) as chunks:
-            upload = self._upload
-            assert upload is not None  # noqa: S101 - _begin made it
             if start < self.reader.size:
                 upload.send(self._counted(chunks), start, self.reader.size, chunked=chunked)
         if not self.reader.is_whole:  # all bytes were sent in an earlier life of the upload, or none needed to be
@@ -77,15 +75,15 @@ class LayerPush:
         self._upload = None
         return ModelLayer(digest=digest, size=self.reader.size, files=self.reader.records)
 
-    def _begin(self) -> int:
+    def _begin(self) -> tuple[Upload, int]:
         """Where the next request begins: behind what the registry kept of the broken upload, or at the first byte of a new one."""
         if self._upload and self._resume and (kept := self._upload.offset(self._sent)):
             self.on_note(f"{self.name}: goes on at byte {kept} of {self.reader.size}")
             self._sent = kept
-            return kept
+            return self._upload, kept
         self._abandon()
         self._upload, self._sent = self.repository.begin_upload(self.name), 0
-        return 0
+        return self._upload, 0
 
     def _counted(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
         for chunk in chunks:
@@ -107,7 +105,7 @@ class LayerPush:
         if tries >= self.repository.patience.attempts:
             raise error
         self.on_note(f"{error}; try {tries + 1} of {self.repository.patience.attempts}")
-        self.repository.patience.wait(tries, min(error.delay, self.repository.patience.first * 5))
+        self.repository.patience.wait(tries, error)
 
     def _abandon(self) -> None:
         if self._upload:

@@ -65,7 +65,7 @@ def network_error(error: HTTPError, subject: str) -> ModelyardError:
         )
     if "WRONG_VERSION_NUMBER" in text or "wrong version number" in text:
         return RegistryRefused(f"{subject}: the registry speaks plain HTTP; allow that in the registry's block if it is meant")
-    return RegistryUnavailable(f"{subject}: the registry cannot be reached, or broke the connection ({text[:_SHOWN]})", delay=1)
+    return RegistryUnavailable(f"{subject}: the registry cannot be reached, or broke the connection ({text[:_SHOWN]})", delay=0)
 
 
 def _told(response: BaseHTTPResponse) -> tuple[str, str]:
@@ -83,5 +83,6 @@ def _told(response: BaseHTTPResponse) -> tuple[str, str]:
 
 
 def _delay(response: BaseHTTPResponse) -> float:
+    """Seconds that the registry asks to wait; 0 if it does not (an HTTP date is not read)."""
     told = response.headers.get("Retry-After", "")
-    return min(float(told), _LONGEST_DELAY) if told.isdecimal() else 5.0
+    return min(float(told), _LONGEST_DELAY) if told.isdecimal() else 0.0

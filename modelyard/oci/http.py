@@ -40,10 +40,14 @@ class Patience:
     first: float = 1.0
     longest: float = 20.0
 
-    def wait(self, failures: int, at_least: float = 0.0) -> None:
-        """Wait before the next try after so many failures in a row: anywhere up to the doubled time, so that many do not come at once."""
-        spread = min(self.longest, self.first * 2 ** (failures - 1))
-        time.sleep(max(min(at_least, self.longest), spread * random.uniform(0.1, 1.0)))  # noqa: S311 - jitter
+    def wait(self, failures: int, error: Temporary) -> None:
+        """Wait before the next try after so many failures in a row: anywhere up to the doubled time, so that many do not come at once.
+
+        What a registry asked for (Retry-After) is waited for at least.
+        """
+        spread = min(self.longest, self.first * 2 ** (failures - 1)) * random.uniform(0.1, 1.0)  # noqa: S311 - jitter
+        told = error.delay if isinstance(error, RegistryUnavailable) else 0.0
+        time.sleep(max(told, spread))
 
     def through(self, attempt: Callable[[], Got]) -> Got:
         """What ``attempt`` gives, tried again after Temporary errors."""
@@ -51,7 +55,7 @@ class Patience:
             try:
                 return attempt()
             except Temporary as error:
-                self.wait(failures, min(error.delay, self.first * 5))
+                self.wait(failures, error)
         return attempt()
 
 

@@ -16,8 +16,10 @@ from prefect.testing.standard_test_suites.blocks import BlockStandardTestSuite
 from prefect_aws import AwsCredentials, MinIOCredentials
 from pydantic import Field, SecretStr
 
-from blocks import Cluster, ModelCache, S3Source, load_block
+from blocks import Cluster, ModelCache, OciRegistry, S3Source, load_block
 from modelyard.errors import Refused
+from modelyard.oci.access import Access
+from modelyard.oci.access import Credentials as RegistryCredentials
 
 Credentials = AwsCredentials | MinIOCredentials
 ROOT = Path(__file__).parents[2]
@@ -28,7 +30,7 @@ users: [{name: u, user: {token: kubeconfig-token}}]
 """
 
 
-@pytest.mark.parametrize("block", [Cluster, ModelCache, S3Source])
+@pytest.mark.parametrize("block", [Cluster, ModelCache, OciRegistry, S3Source])
 class TestStandards(BlockStandardTestSuite):
     """Prefect's own suite."""
 
@@ -59,6 +61,34 @@ def test_a_cache_comes_back_as_saved_under_the_names_of_the_helm_values(prefect_
     assert loaded == saved
     assert loaded.spec().name == "models", "the block's own name is the cache's"
     assert load_block(ModelCache, "models").model_copy(update={"cache_name": "other"}).spec().name == "other"
+
+
+def test_a_registry_comes_back_as_saved(prefect_server: str) -> None:
+    config = json.dumps({"auths": {"other.example": {"username": "me", "password": "config-secret"}}})
+    saved = OciRegistry(host="r.example:5000", username="me", password=SecretStr("registry-secret"), docker_config=SecretStr(config))
+    saved.save("images")
+    keychain = load_block(OciRegistry, "images").keychain()
+    assert keychain == saved.keychain()
+    assert keychain.main == Access("r.example:5000", credentials=RegistryCredentials("me", "registry-secret"))
+    shown = api_text(prefect_server)
+    assert "registry-secret" not in shown
+    assert "config-secret" not in shown
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"host": "https://r.example"},
+        {"host": "r.example", "username": "me"},
+        {"host": "r.example", "password": SecretStr("s3cret")},
+        {"host": "r.example", "docker_config": SecretStr('{"auths": "s3cret"}')},
+        {"host": "r.example", "ca_certificate": "no certificate"},
+    ],
+)
+def test_registries_that_cannot_be(fields: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"host|belong together|docker config|certificate") as caught:
+        OciRegistry(**fields)
+    assert "s3cret" not in str(caught.value)
 
 
 def test_a_changed_cache_replaces_the_saved_one(prefect_server: str) -> None:
