@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from modelyard.kube.apply import patiently
 from tests.cluster.faults.support import FOREIGN, Audit, bound_claim, path_of, plant, volume_of, wait_until
 from tests.cluster.preload.conftest import FrozenLoader, Stack, frozen, image, stack
 from tests.cluster.support import config_map
@@ -29,7 +30,7 @@ def bystander(stack: Stack) -> Iterator[str]:
     volume = volume_of(stack, metadata["name"], name)
     plant(path_of(stack, volume), FOREIGN)
     yield volume
-    stack.kube.delete("Namespace", name)
+    patiently(lambda: stack.kube.delete("Namespace", name))  # the server may be another than the one that connections are open to
 
 
 def _bound(stack: Stack, claim: str, namespace: str) -> bool:

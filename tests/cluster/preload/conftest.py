@@ -18,7 +18,7 @@ from pydantic import SecretStr
 import devcluster
 from blocks import Cluster, ModelCache, S3Source, load_block
 from deployments.demo.own_stack import loader_image
-from modelyard.kube.apply import apply
+from modelyard.kube.apply import apply, patiently
 from modelyard.kube.client import Kube
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def stack(prefect_server: str, kube: Kube, cluster: devcluster.Cluster | None, i
     made.s3.put_bucket_versioning(Bucket=name, VersioningConfiguration={"Status": "Enabled"})
     _save_blocks(made, image)
     yield made
-    kube.delete("Namespace", name)
+    patiently(lambda: kube.delete("Namespace", name))
 
 
 def _s3(cluster: devcluster.Cluster) -> "S3Client":
