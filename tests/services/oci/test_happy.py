@@ -6,8 +6,9 @@ import os
 import secrets
 from pathlib import Path
 
+from modelyard.oci.registry import Repository
 from tests.services.oci.building import AMD64, ARM64, Builder
-from tests.services.oci.oracle import assert_modelcar, copied_blobs, skopeo
+from tests.services.oci.oracle import assert_modelcar, blob, copied_blobs, skopeo
 from tests.services.oci.registries import Registry
 from tests.services.s3_fixtures import Bucket
 
@@ -57,3 +58,14 @@ def test_a_second_run_reads_and_sends_nothing(bucket: Bucket, registry: Registry
     assert again.digest == image.digest
     assert (built.read_bytes, built.sent_bytes) == (0, 0)
     assert len(bucket.requests("GetObject")) == read
+
+
+def test_an_upload_whose_size_is_not_told(registry: Registry) -> None:
+    """As registries want it that take no long body with a Content-Length."""
+    content = os.urandom(5 * MIB + 3)
+    digest, name = f"sha256:{hashlib.sha256(content).hexdigest()}", new_repository()
+    with Repository(registry.access, name) as repository:
+        upload = repository.begin_upload("a blob")
+        upload.send(iter([content[:MIB], content[MIB:]]), 0, len(content), chunked=True)
+        upload.commit(digest)
+    assert blob(registry.host, name, {"digest": digest, "size": len(content)}) == content
