@@ -7,6 +7,7 @@ because its source has changed, takes nothing from what lies on the volume.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run as this_run
@@ -14,9 +15,9 @@ from prefect.runtime import flow_run as this_run
 from modelyard.errors import ClusterUnavailable, ModelyardError
 from modelyard.kube.client import Kube
 from modelyard.kube.failures import NotFound
-from modelyard.orders import LoadResult, Progress
+from modelyard.orders import LoadResult, Progress, VerifyLevel
 from modelyard.plans.catalogue import CachedModel, Source
-from modelyard.plans.catalogue_status import Content, Finding, Phase, ready
+from modelyard.plans.catalogue_status import Content, Finding, Phase, read_and_whole, ready
 from modelyard.plans.preload import PreloadPlan
 from modelyard.volumes.catalogue import Entry, find, now, project, read_catalogue, write_finding
 
@@ -24,10 +25,11 @@ from modelyard.volumes.catalogue import Entry, find, now, project, read_catalogu
 class Catalogued:
     """The object of one version while a preload works on it."""
 
-    def __init__(self, kube: Kube, model: CachedModel, claim: str) -> None:
+    def __init__(self, kube: Kube, model: CachedModel, claim: str, verify: VerifyLevel) -> None:
         self._kube = kube
         self._model = model
         self._claim = claim
+        self._verify = verify
         self._entry: Entry | None = None
         self._off = self._warned = False
         self._run = str(this_run.id) if this_run.id else None
@@ -48,11 +50,15 @@ class Catalogued:
             self._tell(Finding(Phase.LOADING, "Waiting", text, flow_run=self._run))
 
     def ready(self, result: LoadResult) -> None:
-        """Say that the version is there."""
-        loaded = now() if result.fetched_bytes or result.linked_bytes else None
-        content = Content(result.bytes, result.files, result.digest, loaded)
+        """Say that the version is there; damage that was known of stays, unless the bytes were loaded or read by this run."""
+        anew = bool(result.fetched_bytes or result.linked_bytes or result.resumed_bytes)
+        content = Content(result.bytes, result.files, result.digest, now() if anew else None)
         self._attempt(self._begin)  # somebody may have deleted it meanwhile
-        self._tell(ready(content, self._claim, f"{self._model.model}/{self._model.version}", flow_run=self._run))
+        found = ready(content, self._claim, f"{self._model.model}/{self._model.version}", flow_run=self._run)
+        read = read_and_whole() if self._verify is VerifyLevel.DIGESTS and not anew else None
+        self._tell(replace(found, anew=anew, verification=read))
+        if self._entry and (status := self._entry.model.status).get("phase") == Phase.DAMAGED:
+            get_run_logger().warning("%s is there, and the catalogue calls it damaged: %s", self._model.model, status.get("message"))
 
     def failed(self, reason: str, words: str) -> None:
         """Say why there was no load; an object is not made for that."""
@@ -100,7 +106,7 @@ def catalogued(kube: Kube, plan: PreloadPlan, source: Source) -> Iterator[Catalo
     cache, model = plan.request.cache, plan.request.model
     version = plan.model.removeprefix(f"{model}@")
     shown = CachedModel("", cache.namespace, model, version, cache.name, projected=True, source=source)
-    entry = Catalogued(kube, shown, cache.claim)
+    entry = Catalogued(kube, shown, cache.claim, plan.request.verify)
     try:
         yield entry
     except Exception as error:

@@ -21,11 +21,11 @@ from modelyard.errors import ClaimPending, ClaimUnusable, ClusterUnavailable, Mo
 from modelyard.kube.client import Kube
 from modelyard.kube.run_loader import end_jobs_of_run, ensure_job, remove_job, wait_for_job
 from modelyard.names import slug
-from modelyard.orders import Ability, CheckResult, CheckSpec, CheckStep
 from modelyard.plans.check_storage import CheckFacts, CheckPlan, CheckRequest, Removal, checked_claim, plan_check, probe_claim_name
 from modelyard.plans.storage_report import describe_storage, node_rows
 from modelyard.plans.storage_verdict import Seen, Step, StorageReport, judge
 from modelyard.quantities import parse_bytes, parse_duration
+from modelyard.storage_orders import Ability, CheckResult, CheckSpec, CheckStep
 from modelyard.volumes.claims import read_claim, wait_bound
 from modelyard.volumes.nodes import read_nodes
 from modelyard.volumes.persistent_volumes import read_neighbours

@@ -12,12 +12,13 @@ from blocks import Cluster, ModelCache, S3Source, load_block
 from flows.orders import carry_out
 from flows.progress import LoadProgress
 from flows.retries import retried
+from flows.verdicts import tell_catalogue
 from modelyard.caches import CacheSpec
 from modelyard.errors import ClusterUnavailable, LoaderInterrupted, VolumeUnusable
 from modelyard.kube.client import Kube
 from modelyard.kube.run_loader import end_jobs_of_run, end_never_started
 from modelyard.names import slug
-from modelyard.orders import DamageEntry, Report, VerifyResult, VerifySpec
+from modelyard.orders import DamageEntry, Report, VerifyResult, VerifySpec, VersionVerdict
 from modelyard.plans.verify import damage_error, describe_verification, finding_rows, plan_verification, summary, unrepaired
 from modelyard.volumes.claims import read_claim
 
@@ -55,7 +56,7 @@ def verify_cache(
 ) -> VerifyResult:
     """Read a cache's models again and compare them with what was published; the run fails if damage is left.
 
-    Without repair the volume is mounted read-only.
+    Without repair the volume is mounted read-only. The catalogue (CachedModels) shows what was found, in the condition Verified.
 
     Args:
         cache: Name of the Modelyard Model Cache block to verify.
@@ -74,9 +75,11 @@ def verify_cache(
     claim = read_claim(kube, settings.namespace, settings.claim)
     spec = plan_verification(settings, claim, models, share, datetime.now(UTC).date(), bucket.location() if bucket else None)
     report = reread(spec, settings, bucket, kube)
-    entries = [_entry(each) for each in report.entries]
+    entries = [DamageEntry.model_validate(each) for each in _values(report) if "path" in each]
+    verdicts = [VersionVerdict.model_validate(each) for each in _values(report) if "path" not in each]
     where = f"{settings.namespace}/{settings.claim}"
     publish(settings, where, spec, report.result, entries)
+    tell_catalogue(kube, settings, verdicts, entries, spec.share)
     if unrepaired(report.result):
         raise VolumeUnusable(damage_error(where, spec, report.result, entries))
     return report.result
@@ -107,8 +110,8 @@ def publish(cache: CacheSpec, where: str, spec: VerifySpec, result: VerifyResult
         create_table_artifact(finding_rows(entries), key=_key(cache, "findings"), description=f"What is wrong on {where}")
 
 
-def _entry(told: dict[str, Any]) -> DamageEntry:
-    return DamageEntry.model_validate({key: value for key, value in told.items() if key != "event"})
+def _values(report: Report[VerifyResult]) -> list[dict[str, Any]]:
+    return [{key: value for key, value in told.items() if key != "event"} for told in report.entries]
 
 
 def _key(cache: CacheSpec, part: str = "") -> str:

@@ -23,8 +23,9 @@ from modelyard.loader.remove import remove
 from modelyard.loader.tuning import Tuning
 from modelyard.loader.verify import verify
 from modelyard.models import S3Location, Value
-from modelyard.orders import CheckSpec, InspectSpec, LoadSpec, RemoveSpec, VerifySpec
+from modelyard.orders import InspectSpec, LoadSpec, RemoveSpec, VerifySpec
 from modelyard.sources.s3 import S3Source, s3_client
+from modelyard.storage_orders import CheckSpec
 
 EXIT_PERMANENT = 1
 EXIT_TEMPORARY = os.EX_TEMPFAIL

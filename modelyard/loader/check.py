@@ -19,7 +19,7 @@ from modelyard.loader.layout import make_directories, refuse_links, remove_tree,
 from modelyard.loader.probes import file_system_of, lack, probe_all
 from modelyard.loader.progress import ProgressLog
 from modelyard.names import OWN_DIRECTORY
-from modelyard.orders import Ability, CheckResult, CheckSpec, CheckStep, Lack
+from modelyard.storage_orders import Ability, CheckResult, CheckSpec, CheckStep, Lack
 
 _MIB = 1024 * 1024
 #: Some servers count what was written only after a while.

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from modelyard.loader.layout import sync_file_system, write_durably
 from modelyard.names import MAX_FILE_NAME
-from modelyard.orders import Ability, Lack
+from modelyard.storage_orders import Ability, Lack
 
 #: Of JSON, in which a letter beyond ASCII is six: all abilities may be lacking, and a termination message has 4096 bytes.
 _SEEN_CHARS = 140

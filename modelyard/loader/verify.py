@@ -4,15 +4,18 @@ Every file's kind and size is looked at each time; ``share`` decides how many ar
 """
 
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from modelyard.errors import VolumeUnusable
+from modelyard.loader.layout import Layout
 from modelyard.loader.progress import EntryLog, ProgressLog, say
 from modelyard.loader.repair import Repair, SourceOf
 from modelyard.loader.reread import Rereader
 from modelyard.loader.survey import Content, Finding, Survey, still_there, survey
 from modelyard.loader.tuning import Tuning
-from modelyard.orders import DamageEntry, VerifyResult, VerifySpec
+from modelyard.models import ModelRef
+from modelyard.orders import DamageEntry, VerifyResult, VerifySpec, VersionVerdict
 from modelyard.plans.sampling import chosen
 
 #: More would outgrow the log that the kubelet keeps; the result counts all.
@@ -35,6 +38,8 @@ def verify(spec: VerifySpec, root: Path, source_of: SourceOf, tuning: Tuning) ->
         Repair(root, spec.source, source_of, tuning).run(findings, seen.versions)
     damage = [finding for finding in findings if not finding.foreign]
     log = EntryLog()
+    for verdict in _verdicts(root, seen, damage):
+        log.add(**verdict.model_dump(exclude_none=True))
     _tell(findings, log)
     return VerifyResult(
         versions=len(seen.versions),
@@ -79,6 +84,22 @@ def _lasting(finding: Finding, seen: Survey) -> bool:
         return True
     say("note", message=f"{finding.path}: its version was removed or replaced meanwhile")
     return False
+
+
+def _verdicts(root: Path, seen: Survey, damage: list[Finding]) -> Iterator[VersionVerdict]:
+    """One for each version that is what it was when it was looked at; those whose manifests cannot be believed are damaged as well."""
+    of_version: dict[ModelRef, list[Finding]] = {}
+    for finding in damage:
+        if finding.layout:
+            of_version.setdefault(finding.layout.model, []).append(finding)
+    for ref in sorted({*seen.versions, *of_version}, key=str):
+        found, believed = of_version.get(ref, []), seen.versions.get(ref)
+        repaired = sum(finding.repaired for finding in found)
+        verdict = VersionVerdict(model=ref.name, version=ref.version, damaged=len(found) - repaired, repaired=repaired)
+        if believed is None:
+            yield verdict
+        elif still_there(Layout(root, ref), believed):
+            yield verdict.model_copy(update={"digest": believed.digest, "files": believed.files, "bytes": believed.bytes})
 
 
 def _tell(findings: list[Finding], log: EntryLog) -> None:

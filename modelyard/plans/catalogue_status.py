@@ -2,10 +2,13 @@
 
 The status is stated as a whole at each write (server-side apply takes away what is no longer stated), so what stays is
 carried over from the one before: when it was last used and verified, what a load counted, since when a condition holds.
+
+Two things that were seen are not forgotten by those who look at sizes only: damage that a verification left, and the digest that
+was loaded. Both make ``Ready`` a ``Damaged``, until the bytes are read and found whole, are loaded anew, or are gone.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any
@@ -19,7 +22,6 @@ Status = Mapping[str, Any]
 USE_RESOLUTION = timedelta(hours=1)
 _MOST_USERS = 20
 _MOST_TEXT = 2000
-_KEPT = ("verifiedAt", "flowRun")
 _CONTENT = ("bytes", "size", "files", "digest", "loadedAt")
 
 
@@ -62,6 +64,19 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True)
+class Verification:
+    """What reading a version's bytes again came to. ``whole``: every byte was read and equals the manifest.
+
+    ``all_read`` is for those that are not whole; ``message`` says what is wrong and what to do next.
+    """
+
+    whole: bool
+    message: str
+    reason: str
+    all_read: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class Finding:
     """Where a version stands: the phase, why in one word (a condition's reason) and in a sentence that says what to do next."""
 
@@ -73,6 +88,14 @@ class Finding:
     flow_run: str | None = None
     refusal: tuple[str, str] | None = None  # reason and words of why state Absent is not carried out
     conflict: str | None = None
+    verification: Verification | None = None  # None: the bytes were not read, what was known of them stays
+    anew: bool = False  # they were loaded just now: what was known of those before is void
+
+    @property
+    def void(self) -> bool:
+        """Whether the bytes that were known are gone, or others come in their place."""
+        fetching = self.phase is Phase.LOADING and self.progress is not None
+        return self.anew or fetching or self.phase in {Phase.PENDING, Phase.ABSENT}
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,11 +125,16 @@ def removed() -> Finding:
 def next_status(finding: Finding, context: Context) -> dict[str, Any]:
     """The whole status; equal to the one before if nothing but time has passed."""
     previous = context.previous
+    finding = _settled(finding, previous)
+    verified = (
+        context.now if finding.verification and finding.verification.all_read else None if finding.void else previous.get("verifiedAt")
+    )
     status = {
         "observedGeneration": context.generation,
         "phase": str(finding.phase),
         "message": finding.message[:_MOST_TEXT],
-        **{key: previous[key] for key in _KEPT if key in previous},
+        **({"verifiedAt": verified} if verified else {}),
+        **({"flowRun": previous["flowRun"]} if "flowRun" in previous else {}),
         **_content(finding, previous),
         **_use(context),
         "conditions": list(_conditions(finding, context)),
@@ -126,13 +154,40 @@ def progress_status(seen: Progress) -> dict[str, Any]:
     return {"text": f"{percent} %", "percent": percent, **amounts, **left}
 
 
+def read_and_whole(words: str = "") -> Verification:
+    """Every byte was read and equals the manifest; ``words`` say more."""
+    return Verification(whole=True, message=f"every byte was read and equals the manifest{words}", reason="EveryByteRead")
+
+
+def _settled(finding: Finding, previous: Status) -> Finding:
+    """A version that is on the volume, held against what is known of its bytes."""
+    if finding.anew or finding.phase not in {Phase.READY, Phase.DAMAGED}:
+        return finding
+    known, seen = previous.get("digest"), finding.content.digest if finding.content else None
+    if known and seen and known != seen:
+        words = (
+            f"its manifest has digest {seen}, and {known} was there before: somebody replaced the version and its manifest;"
+            " set state Absent and load it again, or delete this object if what is there now is meant to be"
+        )
+        all_read = bool(finding.verification and finding.verification.all_read)
+        told = Verification(whole=False, message=words, reason="Replaced", all_read=all_read)
+        return replace(_damaged(finding, "Replaced", words), content=None, verification=told)
+    if finding.phase is Phase.READY and not finding.verification and (held := _condition(previous, "Verified")).get("status") == "False":
+        return _damaged(finding, str(held["reason"]), str(held["message"]))
+    return finding
+
+
+def _damaged(finding: Finding, reason: str, words: str) -> Finding:
+    return replace(finding, phase=Phase.DAMAGED, reason=reason, message=f"{finding.message}; {words}" if finding.refusal else words)
+
+
 def timestamp(moment: datetime) -> str:
     """``moment`` as the API writes times."""
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _content(finding: Finding, previous: Status) -> dict[str, Any]:
-    if finding.phase is Phase.ABSENT:
+    if finding.content is None and finding.void:
         return {}
     if finding.content is None:
         return {key: previous[key] for key in _CONTENT if key in previous}
@@ -152,7 +207,7 @@ def _use(context: Context) -> dict[str, Any]:
     if usage is None:
         return {key: previous[key] for key in ("usedBy", "lastUsedAt") if key in previous}
     last = previous.get("lastUsedAt")
-    was = bool(previous.get("usedBy")) or _held(previous, "InUse") == "Unknown"
+    was = bool(previous.get("usedBy")) or _condition(previous, "InUse").get("status") == "Unknown"
     if (usage.any and (not last or _older(last, context.now))) or (was and not usage.any):  # it ended a moment ago
         last = context.now
     return {**({"usedBy": _few(usage.users)} if usage.users else {}), **({"lastUsedAt": last} if last else {})}
@@ -167,8 +222,8 @@ def _few(users: tuple[str, ...]) -> list[str]:
     return [*users[:_MOST_USERS], *([f"and {rest} more"] if rest > 0 else [])]
 
 
-def _held(status: Status, kind: str) -> str | None:
-    return next((str(each["status"]) for each in status.get("conditions") or () if each.get("type") == kind), None)
+def _condition(status: Status, kind: str) -> dict[str, Any]:
+    return next((dict(each) for each in status.get("conditions") or () if each.get("type") == kind), {})
 
 
 def _conditions(finding: Finding, context: Context) -> Iterator[dict[str, Any]]:
@@ -186,11 +241,20 @@ def _conditions(finding: Finding, context: Context) -> Iterator[dict[str, Any]]:
     if context.usage is not None:
         yield condition("InUse", *_in_use(context.usage))
     else:
-        yield from (dict(each) for each in context.previous.get("conditions") or () if each.get("type") == "InUse")
+        yield from filter(None, [_condition(context.previous, "InUse")])
+    if told := finding.verification:
+        yield condition("Verified", str(told.whole), told.reason, told.message)
+    elif not finding.void and _still_holds(held := _condition(context.previous, "Verified"), finding.phase):
+        yield held
     if finding.refusal:
         yield condition("RemovalRefused", "True", *finding.refusal)
     if finding.conflict:
         yield condition("Conflict", "True", "DeclaredTwice", finding.conflict)
+
+
+def _still_holds(verified: Status, phase: Phase) -> bool:
+    """Whether what a verification found is true still: damage stays; that all is well ends where sizes alone tell otherwise."""
+    return bool(verified) and (verified["status"] == "False" or phase in {Phase.READY, Phase.LOADING, Phase.REMOVING})
 
 
 def _in_use(usage: Usage) -> tuple[str, str, str]:
@@ -203,5 +267,5 @@ def _in_use(usage: Usage) -> tuple[str, str, str]:
 
 def _since(context: Context, kind: str, status: str) -> str:
     """When the condition became what it is."""
-    before = next((each for each in context.previous.get("conditions") or () if each.get("type") == kind), None)
-    return str(before["lastTransitionTime"]) if before and before.get("status") == status else context.now
+    before = _condition(context.previous, kind)
+    return str(before["lastTransitionTime"]) if before.get("status") == status else context.now

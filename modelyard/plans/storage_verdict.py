@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from modelyard.models import Value
-from modelyard.orders import Ability, CheckResult, Lack
 from modelyard.plans.capacity import Neighbours
 from modelyard.plans.check_storage import CheckPlan, Removal, VolumeEnd
 from modelyard.quantities import format_bytes
+from modelyard.storage_orders import Ability, CheckResult, Lack
 
 #: A file system's own structures take some of a volume, and provisioners round up.
 _FAR_BEYOND = 1.25

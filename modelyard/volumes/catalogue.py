@@ -4,7 +4,7 @@ The spec of an object is stated once, when Modelyard makes it, and never again: 
 status is Modelyard's alone. A write names the version of the object that it was decided on.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -120,15 +120,27 @@ def write_finding(kube: Kube, entry: Entry, finding: Finding) -> Entry:
     Raises:
         NotFound: it is gone.
     """
+    return write_judgement(kube, entry, lambda _: finding)
+
+
+def write_judgement(kube: Kube, entry: Entry, judge: Callable[[CachedModel], Finding | None]) -> Entry:
+    """The same for a finding that depends on what the object says; None: nothing is written.
+
+    Raises:
+        NotFound: it is gone.
+    """
     for _ in range(_TRIES - 1):
         with suppress(Changed):
-            return write_status(kube, entry, _status(entry, finding))
+            return _write(kube, entry, judge)
         entry = read_again(kube, entry)
-    return write_status(kube, entry, _status(entry, finding))
+    return _write(kube, entry, judge)
 
 
-def _status(entry: Entry, finding: Finding) -> dict[str, Any]:
-    return next_status(finding, Context(entry.model.status, entry.model.generation, now()))
+def _write(kube: Kube, entry: Entry, judge: Callable[[CachedModel], Finding | None]) -> Entry:
+    finding = judge(entry.model)
+    if finding is None:
+        return entry
+    return write_status(kube, entry, next_status(finding, Context(entry.model.status, entry.model.generation, now())))
 
 
 def read_again(kube: Kube, entry: Entry) -> Entry:

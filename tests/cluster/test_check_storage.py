@@ -15,9 +15,9 @@ from flows.check_storage import check_storage, end_check
 from modelyard.caches import AccessMode
 from modelyard.errors import Refused
 from modelyard.kube.run_loader import ensure_job
-from modelyard.orders import CheckSpec, CheckStep
 from modelyard.plans.check_storage import CheckFacts, CheckRequest, plan_check, probe_claim_name
 from modelyard.plans.storage_verdict import Severity, StorageReport, Verdict
+from modelyard.storage_orders import CheckSpec, CheckStep
 from modelyard.volumes.nodes import read_nodes
 from modelyard.volumes.probe_claims import make_probe_claim, remove_probe_claim
 from tests.cluster.preload import conftest

@@ -9,7 +9,7 @@ import pytest
 from modelyard.caches import AccessMode, CacheSpec
 from modelyard.errors import Refused
 from modelyard.loader.probes import lack
-from modelyard.orders import Ability, CheckResult, CheckSpec, CheckStep, Lack, VolumeSpace
+from modelyard.orders import VolumeSpace
 from modelyard.plans.capacity import Neighbours
 from modelyard.plans.check_storage import CheckFacts, CheckPlan, CheckRequest, Removal, VolumeEnd, plan_check, probe_claim_name
 from modelyard.plans.claim_facts import ClaimFacts, Mount
@@ -17,6 +17,7 @@ from modelyard.plans.nodes import NodeFacts, Taint, eligible_nodes, hindrance
 from modelyard.plans.storage_classes import StorageClassFacts
 from modelyard.plans.storage_report import describe_storage, node_rows
 from modelyard.plans.storage_verdict import _MEANINGS, Seen, Severity, Step, Verdict, judge
+from modelyard.storage_orders import Ability, CheckResult, CheckSpec, CheckStep, Lack
 
 GIB = 2**30
 CACHE = CacheSpec(name="main", namespace="models", storage_size=GIB, loader_image="loader:1")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from modelyard.loader.probes import file_system_of
-from modelyard.orders import Ability, CheckSpec, CheckStep
+from modelyard.storage_orders import Ability, CheckSpec, CheckStep
 from tests.services.s3_fixtures import REPOSITORY, Loader, Run, tree
 
 NONCE = "0123456789abcdef"
@@ -114,7 +114,8 @@ def test_a_file_system_that_lacks_some(loader: Loader) -> None:
 
 def test_an_unprivileged_user_who_may_not_write() -> None:
     code = (
-        "import os, sys; from pathlib import Path; from modelyard.loader.check import check; from modelyard.orders import CheckSpec;"
+        "import os, sys; from pathlib import Path;"
+        "from modelyard.loader.check import check; from modelyard.storage_orders import CheckSpec;"
         "os.setgroups([]); os.setgid(10001); os.setuid(10001);"
         "print(check(CheckSpec.model_validate_json(sys.argv[1]), Path(sys.argv[2])).model_dump_json())"
     )

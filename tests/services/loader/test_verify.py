@@ -39,7 +39,18 @@ def repairing(bucket: Bucket, **fields: Any) -> VerifySpec:
 def told(run: Run) -> dict[str, str]:
     """What was found, by path."""
     run.succeeded()
-    return {entry["path"]: entry["problem"] for entry in run.entries}
+    return {entry["path"]: entry["problem"] for entry in found(run)}
+
+
+def found(run: Run) -> list[dict[str, Any]]:
+    """The entries that are findings."""
+    return [entry for entry in run.entries if "path" in entry]
+
+
+def verdicts(run: Run) -> dict[str, tuple[int, int]]:
+    """Of each version: the damage that is left, and what was repaired."""
+    run.succeeded()
+    return {f"{each['model']}@{each['version']}": (each["damaged"], each["repaired"]) for each in run.entries if "path" not in each}
 
 
 def flip(path: Path) -> None:
@@ -137,7 +148,7 @@ def test_foreign_files_are_told_and_never_touched(source: Bucket, volume: Path, 
     (volume / "m/v3").mkdir()  # by the kubelet, for a subPath
     flip_model(volume / "m/v1")
     run = loader.run(repairing(source))
-    assert {entry["path"] for entry in run.entries if entry["foreign"]} == {"m/v1/notes.txt", "m/v2", "stray", "other/v1"}
+    assert {entry["path"] for entry in found(run) if entry["foreign"]} == {"m/v1/notes.txt", "m/v2", "stray", "other/v1"}
     assert (run.message["foreign"], run.message["damaged"], run.message["repaired"]) == (4, 1, 1)
     assert {path: (volume / path).read_text() for path in theirs} == theirs
     named = loader.run(VerifySpec(models=(ModelRef(name="m", version="v1"),)))
@@ -189,7 +200,8 @@ def test_an_object_that_is_gone_is_told_and_the_others_are_repaired(source: Buck
     source.client.delete_object(Bucket=source.name, Key="m/v1/model.bin", **pin)  # type: ignore[arg-type]
     run = loader.run(repairing(source))
     assert "not repaired" in told(run)["m/v1/model.bin"]
-    assert {entry["path"]: entry["repaired"] for entry in run.entries} == {"m/v1/model.bin": False, "m/v1/config.json": True}
+    assert {entry["path"]: entry["repaired"] for entry in found(run)} == {"m/v1/model.bin": False, "m/v1/config.json": True}
+    assert verdicts(run) == {"m@v1": (1, 1)}
     assert (run.message["damaged"], run.message["repaired"]) == (2, 1)
     assert (volume / "m/v1/config.json").read_bytes() == FILES["config.json"]
     assert not (volume / ".modelyard/staging/m/v1").exists()
@@ -273,4 +285,16 @@ def test_much_damage_is_counted_and_its_list_is_short(bucket: Bucket, loader: Lo
         (loader.root / "m/v1" / f"{number}-{secrets.token_hex(2)}").touch()
     run = loader.run(VerifySpec())
     assert run.succeeded()["foreign"] == 2100
-    assert (len(run.entries), run.entries[-1]["problem"]) == (2001, "and 100 more findings")
+    assert (len(found(run)), run.entries[-1]["problem"]) == (2001, "and 100 more findings")
+
+
+def test_each_version_that_was_looked_at_has_its_verdict(bucket: Bucket, loader: Loader) -> None:
+    bucket.put({"x": b"x"})
+    digest = loader.run(bucket.spec()).succeeded()["digest"]
+    loader.run(bucket.spec(version="v2")).succeeded()
+    (loader.root / ".modelyard/manifests/m/v2.json").write_text("{")
+    run = loader.run(VerifySpec())
+    assert verdicts(run) == {"m@v1": (0, 0), "m@v2": (1, 0)}
+    sound, broken = (each for each in run.entries if "path" not in each)
+    assert (sound["digest"], sound["files"], sound["bytes"]) == (digest, 1, 1)
+    assert "digest" not in broken
