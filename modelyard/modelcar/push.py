@@ -72,6 +72,7 @@ class LayerPush:
         except Temporary:
             if not self.repository.has(digest, self.reader.size):  # else only the answer was lost
                 raise
+            self._abandon()  # or the blob was there before, and the upload still waits
         self._upload = None
         return ModelLayer(digest=digest, size=self.reader.size, files=self.reader.records)
 
