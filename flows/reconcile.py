@@ -17,6 +17,7 @@ from blocks import Cluster, load_block
 from flows.cache_blocks import CacheBlocks, read_cache_blocks, source_uris
 from flows.preload import ShortText, preload_model
 from flows.reconcile_tasks import Planned, correct, look, read_all, remove
+from flows.share import share_where_wanted
 from modelyard.errors import ModelyardError
 from modelyard.kube.client import Kube
 from modelyard.kube.run_loader import end_jobs_of_run
@@ -37,6 +38,7 @@ class ReconcileReport(Value):
     loaded: tuple[str, ...] = ()
     removed: tuple[str, ...] = ()
     failed: tuple[str, ...] = ()
+    shared: tuple[str, ...] = ()  # copies that were made or mended, and why others were not
     planned: tuple[str, ...] = ()  # of a dry run
     note: str | None = None
 
@@ -58,6 +60,8 @@ def reconcile_caches(
 
     What is on a volume and has no object gets one. What is declared and not there is loaded. What is declared Absent is removed,
     unless something uses it. Every object's status says where it stands, why, and what to do next.
+
+    Namespaces that are to have a copy of a cache's claim (its shareWith and shareOnDemand) get it.
 
     Args:
         cluster: Name of the Modelyard Cluster block that the caches lie in.
@@ -101,7 +105,7 @@ def plan_all(kube: Kube, blocks: CacheBlocks, entries: tuple[Entry, ...]) -> tup
 
 
 def act(kube: Kube, planned: list[Planned], cluster: str) -> ReconcileReport:
-    """First the quick things of all caches, then removals, which make room, then loads."""
+    """First the quick things of all caches, then removals, which make room, then loads, then copies for other namespaces."""
     written = sum(correct(kube, plan) for plan in planned)
     loaded: list[str] = []
     removed: list[str] = []
@@ -110,7 +114,10 @@ def act(kube: Kube, planned: list[Planned], cluster: str) -> ReconcileReport:
         (removed if remove(kube, plan, each) else failed).append(_told(each))
     for plan, each in _of(planned, Act.LOAD):
         (loaded if load(kube, plan, each, cluster) else failed).append(_told(each))
-    return ReconcileReport(seen=_seen(planned), written=written, loaded=tuple(loaded), removed=tuple(removed), failed=tuple(failed))
+    shared = tuple(line for plan in planned for line in share(plan, cluster))
+    return ReconcileReport(
+        seen=_seen(planned), written=written, loaded=tuple(loaded), removed=tuple(removed), failed=tuple(failed), shared=shared
+    )
 
 
 def _of(planned: list[Planned], act: Act) -> list[tuple[Planned, Decision]]:
@@ -129,6 +136,20 @@ def load(kube: Kube, plan: Planned, decision: Decision, cluster: str) -> bool:
         _tell_failure(kube, plan, decision, error)
         return False
     return True
+
+
+def share(plan: Planned, cluster: str) -> list[str]:
+    """Make the copies that a cache's settings ask for; what was done, and why others were not, a line each."""
+    cache = plan.cache
+    if cache is None or not (cache.share_with or cache.share_on_demand):
+        return []
+    try:
+        report = share_where_wanted(plan.block, cluster)
+    except Exception as error:  # noqa: BLE001 - whatever it is, the other caches are not held up by it
+        get_run_logger().warning("cache %s is not shared: %s", cache.name, error)
+        return [f"{cache.name}: not shared: {error}"]
+    done = [f"{cache.name}: {each.action} {each.namespace}" for each in report.namespaces if each.action in {"create", "mend"}]
+    return [*done, *(f"{cache.name}: not shared: {problem}" for problem in report.problems)]
 
 
 def _tell_failure(kube: Kube, plan: Planned, decision: Decision, error: Exception) -> None:
