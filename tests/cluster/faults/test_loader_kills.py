@@ -116,7 +116,7 @@ def test_killed_at_twenty_random_times(stack: Stack, audit: Callable[[], Audit],
 
 def upload(stack: Stack, model: str) -> dict[str, bytes]:
     """A model with one large file and some small ones, enough for a load of a second or two."""
-    files = {"large.dat": os.urandom(48 * MIB), **{f"part-{number}.dat": os.urandom(2 * MIB) for number in range(12)}}
+    files = {"large.safetensors": os.urandom(48 * MIB), **{f"part-{number}.safetensors": os.urandom(2 * MIB) for number in range(12)}}
     for name, body in files.items():
         stack.s3.put_object(Bucket=stack.name, Key=f"{model}/v1/{name}", Body=body, ChecksumAlgorithm="CRC64NVME")
     return files
