@@ -12,6 +12,7 @@ import devcluster
 from blocks import ModelCache, load_block
 from flows.preload import preload_model
 from flows.reconcile import ReconcileReport, reconcile_caches
+from flows.share import unshare_cache
 from modelyard.errors import Refused
 from modelyard.models import FileRecord, Manifest, ModelRef, S3Location
 from modelyard.names import cached_model_name
@@ -186,6 +187,47 @@ def test_a_version_that_is_ready_stays_so_when_another_load_of_it_is_refused(sta
     with pytest.raises(Exception, match="new version"):
         preload_model(**stack.parameters())
     assert told(stack, cached_model_name(stack.name, "m", "v1"))[0] == "Ready"
+
+
+def test_who_wants_a_copy_gets_it_and_starts(stack: Stack, image: str) -> None:
+    stack.put(config__json=b"{}")
+    team, missing = f"{stack.name}-team", f"{stack.name}-none"
+    settings = load_block(ModelCache, stack.name)
+    settings.share_with, settings.share_on_demand = [missing], [f"{stack.name}-te*"]
+    settings.save(stack.name, overwrite=True)
+    stack.kube.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": team}})
+    try:
+        declare(stack)
+        stack.kube.create(reader(team, image))
+        assert run(stack, dry_run=True).shared == ()
+        assert stack.kube.get("PersistentVolumeClaim", CLAIM, team) is None
+        report = run(stack)
+        made, refused = report.shared
+        assert (report.loaded, made) == ((f"{stack.name}/m@v1",), f"{stack.name}: create {team}")
+        assert f"Namespace/{missing}: does not exist" in refused
+        wait_until(lambda: (stack.kube.get("Pod", "reader", team) or {}).get("status", {}).get("phase") == "Succeeded", 180)
+        assert run(stack).shared == (refused,)
+        release(stack, team)
+    finally:
+        stack.kube.delete("Namespace", team)
+
+
+def reader(namespace: str, image: str) -> dict[str, Any]:
+    """A pod that waits for a claim that is not there yet, and reads the model."""
+    code = "assert open('/models/m/v1/config.json').read() == '{}'"
+    spec = pod_spec("", claim=CLAIM)
+    volume = spec["volumes"][0]["name"]
+    mounts = [{"name": volume, "mountPath": "/models", "readOnly": True}]
+    container = {"name": "reader", "image": image, "command": ["python", "-c", code], "volumeMounts": mounts}
+    head = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "reader", "namespace": namespace}}
+    return {**head, "spec": {"restartPolicy": "Never", "containers": [container], "volumes": spec["volumes"]}}
+
+
+def release(stack: Stack, team: str) -> None:
+    """Take the copy away, so that the cache's volume goes with its claim."""
+    stack.kube.delete("Pod", "reader", team)
+    wait_until(lambda: stack.kube.get("Pod", "reader", team) is None, 120)
+    unshare_cache(namespaces=[team], cache=stack.name, cluster=stack.name)
 
 
 def test_an_object_of_a_cache_that_there_is_not(stack: Stack, kubeconfig: str) -> None:

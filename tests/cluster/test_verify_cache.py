@@ -9,14 +9,18 @@ import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 
+from blocks import ModelCache, load_block
 from deployments.demo.check import check_files
 from flows.preload import preload_model
+from flows.reconcile import reconcile_caches
 from flows.verify import verify_cache
 from modelyard.errors import Refused, VolumeUnusable
+from modelyard.names import cached_model_name
 from modelyard.orders import VerifyResult
+from tests.cluster.catalogue import cached, condition, install, kubectl, row
 from tests.cluster.preload import conftest
 from tests.cluster.preload.conftest import Stack
-from tests.cluster.preload.test_flow import digests
+from tests.cluster.preload.test_flow import digests, wait_until
 
 pytestmark = pytest.mark.cluster
 stack, image = conftest.stack, conftest.image
@@ -73,6 +77,66 @@ def test_rot_fails_the_run_and_a_repair_mends_it(stack: Stack, image: str) -> No
     assert check_files(stack.kube, stack.name, CLAIM, image, "m/v1", digests(files)).startswith("2 files")
     assert stack.jobs() == []
     assert [secret["metadata"]["name"] for secret in stack.kube.list("Secret", stack.name)] == []
+
+
+def test_rot_stays_shown_until_it_is_mended(stack: Stack, image: str, kubeconfig: str) -> None:
+    install(stack.cluster, kubeconfig)
+    files = stack.put(config__json=b"{}", model__safetensors=os.urandom(1_000_000))
+    preload_model(**stack.parameters())
+    run(stack)
+    assert (shown_of(stack)["phase"], verified(stack)["status"]) == ("Ready", "True")
+    first = shown_of(stack)["verifiedAt"]
+    flip_by_pod(stack, image, "m/v1/model.safetensors")
+    with pytest.raises(VolumeUnusable, match="1 of 2 files are damaged"):
+        run(stack)
+    assert row(kubectl(stack.cluster, kubeconfig, "get", "cmodel", "-n", stack.name))["PHASE"] == "Damaged"
+    message = shown_of(stack)["message"]
+    assert all(words in message for words in ("m/v1/model.safetensors has SHA-256", "run verify-cache with models m@v1 and repair")), (
+        message
+    )
+    reconcile_caches(cluster=stack.name, caches=[stack.name])
+    preload_model(**stack.parameters())
+    assert (shown_of(stack)["phase"], shown_of(stack)["message"], verified(stack)["status"]) == ("Damaged", message, "False")
+    run(stack, repair=True)
+    assert (shown_of(stack)["phase"], verified(stack)["status"], shown_of(stack)["verifiedAt"] >= first) == ("Ready", "True", True)
+    reconcile_caches(cluster=stack.name, caches=[stack.name])
+    assert (shown_of(stack)["phase"], verified(stack)["status"]) == ("Ready", "True")
+    assert check_files(stack.kube, stack.name, CLAIM, image, "m/v1", digests(files)).startswith("2 files")
+
+
+def shown_of(stack: Stack) -> dict[str, Any]:
+    """What the catalogue says of m@v1."""
+    status: dict[str, Any] = cached(stack.kube, stack.name, cached_model_name(stack.name, "m", "v1"))["status"]
+    return status
+
+
+def verified(stack: Stack) -> dict[str, Any]:
+    return condition(cached(stack.kube, stack.name, cached_model_name(stack.name, "m", "v1")), "Verified")
+
+
+def flip_by_pod(stack: Stack, image: str, path: str) -> None:
+    """Change one byte of a file on the claim, as a pod that may write can; its size stays."""
+    file = f"/models/{path}"
+    change = "f.seek(5000); b = f.read(1)[0]; f.seek(5000); f.write(bytes([b ^ 1]))"
+    code = f"import os; os.chmod({file!r}, 0o644); f = open({file!r}, 'r+b'); {change}; f.close()"
+    cache = load_block(ModelCache, stack.name).spec()
+    account = {"runAsNonRoot": True, "runAsUser": cache.uid, "runAsGroup": cache.gid, "seccompProfile": {"type": "RuntimeDefault"}}
+    volume = {"name": "models", "persistentVolumeClaim": {"claimName": CLAIM}}
+    container = {
+        "name": "flip",
+        "image": image,
+        "command": ["python", "-c", code],
+        "volumeMounts": [{"name": "models", "mountPath": "/models"}],
+        "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+    }
+    spec = {"restartPolicy": "Never", "securityContext": account, "containers": [container], "volumes": [volume]}
+    stack.kube.create({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "flip", "namespace": stack.name}, "spec": spec})
+    ended = {"Succeeded", "Failed"}
+    wait_until(lambda: (stack.kube.get("Pod", "flip", stack.name) or {}).get("status", {}).get("phase") in ended, 180)
+    live = stack.kube.get("Pod", "flip", stack.name)
+    assert live
+    assert live["status"]["phase"] == "Succeeded", live["status"]
+    stack.kube.delete("Pod", "flip", stack.name)
 
 
 def test_a_repair_without_its_object_fails_and_says_why(stack: Stack) -> None:
