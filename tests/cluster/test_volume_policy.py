@@ -203,6 +203,8 @@ def _widened(spec: Manifest) -> Iterator[Manifest]:
     yield {**spec, "csi": {**csi, "volumeAttributes": {**csi.get("volumeAttributes", {}), "share": "/"}}}
     for key in csi.get("volumeAttributes", ()):
         yield {**spec, "csi": {**csi, "volumeAttributes": {name: value for name, value in csi["volumeAttributes"].items() if name != key}}}
+    for key in ("controllerExpandSecretRef", "nodeExpandSecretRef"):
+        yield {**spec, "csi": {**csi, key: {"name": "other", "namespace": "kube-system"}}}
     for key in ("nodeStageSecretRef", "nodePublishSecretRef"):
         if key in csi:
             yield {**spec, "csi": {**csi, key: {"name": "other", "namespace": "kube-system"}}}
@@ -242,7 +244,43 @@ def test_what_is_ours_may_be_mended_and_deleted_and_no_more(limits: Limits) -> N
     assert "managed-by" in limits.refused(patched(limits, name, {"metadata": {"labels": {"app.kubernetes.io/managed-by": None}}}))
     assert "claimRef" in limits.refused(patched(limits, name, {"spec": {"claimRef": None}}))
     assert "provisioner" in limits.refused(patched(limits, name, {"metadata": {"annotations": {"pv.kubernetes.io/provisioned-by": "x"}}}))
+    assert "Retain" in limits.refused(patched(limits, name, {"spec": {"persistentVolumeReclaimPolicy": "Recycle"}}))
+    widened: list[Manifest] = [
+        {"spec": {"mountOptions": ["only-dir=/"]}},
+        {"spec": {"accessModes": ["ReadWriteMany"]}},
+        {"spec": {"capacity": {"storage": "1Gi"}}},
+        {"spec": {"storageClassName": "other"}},
+        {"spec": {"nodeAffinity": _on_node("other")}},
+        {"spec": {"claimRef": {"namespace": "other"}}},
+        {"spec": {"claimRef": {"name": "other"}}},
+        {"metadata": {"finalizers": ["test/held"]}},
+        {"metadata": {"ownerReferences": [{"apiVersion": "v1", "kind": "Namespace", "name": "other", "uid": "1"}]}},
+    ]
+    for patch in widened:
+        assert "stay as they were made" in limits.refused(patched(limits, name, patch)), patch
     assert limits.account.delete("PersistentVolume", name)
+
+
+def _on_node(name: str) -> Manifest:
+    expression = {"key": "kubernetes.io/hostname", "operator": "In", "values": [name]}
+    return {"required": {"nodeSelectorTerms": [{"matchExpressions": [expression]}]}}
+
+
+def test_no_secret_for_expansion_is_added_to_a_volume(limits: Limits) -> None:
+    """Of a volume's source the API server lets these change."""
+    source = {"csi": {"driver": "nfs.csi.k8s.io", "volumeHandle": f"{limits.namespace}#models"}}
+    limits.list(f"csi:nfs.csi.k8s.io:{limits.namespace}#models")
+    ours = limits.made(limits.volume("ours", source=source))["metadata"]["name"]
+    foreign = limits.volume("foreign", source=source, labels={})
+    foreign["spec"]["persistentVolumeReclaimPolicy"] = "Delete"
+    theirs = limits.admin.create(foreign)["metadata"]["name"]
+    hold = {"metadata": {"annotations": {PRIOR_POLICY: "Delete"}}, "spec": {"persistentVolumeReclaimPolicy": "Retain"}}
+    secret = {"controllerExpandSecretRef": {"name": "s", "namespace": "kube-system"}}
+    added = {"csi": {**source["csi"], **secret}}
+    assert "never expanded" in limits.refused(lambda: limits.account.create(limits.volume("new", source=added), dry_run=True))
+    assert "stay as they were made" in limits.refused(patched(limits, ours, {"spec": {"csi": secret}}))
+    assert "managed-by" in limits.refused(patched(limits, theirs, {**hold, "spec": {**hold["spec"], "csi": secret}}))
+    patched(limits, theirs, hold)()
 
 
 def test_of_others_volumes_only_the_reclaim_policy_changes_and_back(limits: Limits) -> None:
