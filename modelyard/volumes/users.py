@@ -1,21 +1,23 @@
-"""Who names a claim: pods, and workloads whose pods will. For what must not be taken away, and for what is wanted."""
+"""Who names a claim: pods, and workloads whose pods will. For what must not be taken away, and for what is wanted.
 
-from collections.abc import Iterator, Sequence
+The kinds, and what counts as naming, are those by which models are kept from removal (volumes.references).
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any
 
 from modelyard.caches import CacheSpec
 from modelyard.errors import ClusterRefused, Problem
-from modelyard.kube.apply import OWNERSHIP, patiently
+from modelyard.kube.apply import OWNERSHIP, is_owned, patiently
 from modelyard.kube.client import Kube, Manifests
 from modelyard.kube.failures import NotFound
 from modelyard.kube.loader_report import finished
 from modelyard.kube.resources import GROUP, Manifest, ref_of
 from modelyard.orders import InspectSpec
+from modelyard.plans.references import used_paths, uses_in
+from modelyard.volumes.references import KINDS
 
-#: The kinds that are looked at, in the order in which they are told.
-KINDS = ("Deployment", "StatefulSet", "Job", "InferenceService", "Pod")
 _ENDED = frozenset({"Succeeded", "Failed"})
 _PATTERN = frozenset("*?[")
 
@@ -30,17 +32,22 @@ class Users:
 
 def users_of(kube: Kube, namespace: str, claim: str) -> Users:
     """Pods that have not ended and workloads in ``namespace`` that name ``claim``; a kind that the cluster lacks has none."""
-    named: list[str] = []
+    found: Manifests = []
     unseen: list[Problem] = []
     for kind in KINDS:
         try:
-            found = _listed(kube, kind, namespace)
+            found += _listed(kube, kind, namespace)
         except ClusterRefused as error:
             what = f"cannot be looked at for users of claim {claim} ({error})"
             unseen.append(Problem(f"{kind}s of namespace {namespace}", what, "grant the account the verb list there"))
-            continue
-        named += [str(ref_of(live)) for live in found if is_active(live) and names_claim(live.get("spec"), claim)]
-    return Users(tuple(named), tuple(unseen))
+    return Users(users_among(found, namespace, claim), tuple(unseen))
+
+
+def users_among(objects: Iterable[Manifest], namespace: str, claim: str) -> tuple[str, ...]:
+    """Who of a namespace's ``objects``, owners first, names ``claim``. What an owner says already is not told again."""
+    active = [live for live in objects if is_active(live)]
+    ours = (str(ref_of(live)) for live in active if is_owned(live) and used_paths(live, {claim}))  # loaders, which uses_in leaves out
+    return tuple(dict.fromkeys((*(use.who for use in uses_in(active, {namespace: frozenset({claim})})), *ours)))
 
 
 def _listed(kube: Kube, kind: str, namespace: str | None) -> Manifests:
@@ -61,21 +68,6 @@ def is_active(live: Manifest) -> bool:
     if live["kind"] == "Pod":
         return (live.get("status") or {}).get("phase") not in _ENDED
     return not (live["kind"] == "Job" and finished(live))
-
-
-def names_claim(spec: Any, claim: str) -> bool:  # noqa: ANN401 - whatever JSON holds
-    """Whether a workload's spec names ``claim`` anywhere: as a pod's volume, or as KServe's ``storageUri: pvc://<claim>/<path>``."""
-    if isinstance(spec, list):
-        return any(names_claim(each, claim) for each in spec)
-    if not isinstance(spec, dict):
-        return False
-    mounted = spec.get("persistentVolumeClaim")
-    if isinstance(mounted, dict) and mounted.get("claimName") == claim:
-        return True
-    uri = spec.get("storageUri")
-    if isinstance(uri, str) and (uri == f"pvc://{claim}" or uri.startswith(f"pvc://{claim}/")):
-        return True
-    return any(names_claim(each, claim) for each in spec.values())
 
 
 def wanted_namespaces(kube: Kube, cache: CacheSpec) -> tuple[str, ...]:

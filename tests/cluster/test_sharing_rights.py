@@ -17,6 +17,7 @@ from tests.cluster.preload.conftest import Stack
 from tests.cluster.support import Manifest
 from tests.cluster.test_sharing import claim, copy_name, empty, policy, wait_until
 from tests.cluster.test_volume_policy import LIST, kubectl, policies
+from tests.manifests import rules
 
 pytestmark = pytest.mark.cluster
 stack, image, teams = test_sharing.stack, test_sharing.image, test_sharing.teams
@@ -26,16 +27,8 @@ def rule(group: str, resource: str, *verbs: str) -> Manifest:
     return {"apiGroups": [group], "resources": [resource], "verbs": list(verbs)}
 
 
-#: In the cache's namespace and in each that it is shared with.
-IN_NAMESPACES = (
-    rule("batch", "jobs", "create", "get", "list", "watch", "patch", "delete"),
-    rule("", "pods", "list"),
-    rule("", "pods/log", "get"),
-    rule("", "persistentvolumeclaims", "get", "list", "watch", "create", "delete"),
-    rule("apps", "deployments", "list"),
-    rule("apps", "statefulsets", "list"),
-    rule("serving.kserve.io", "inferenceservices", "list"),
-)
+#: In the cache's namespace and in each that it is shared with: what users install there.
+IN_NAMESPACES = (*rules("target", "modelyard-copies"), *rules("target", "modelyard-references"))
 #: For the cluster; the volume policy holds them to listed backends and to volumes of ours.
 ON_THE_CLUSTER = (
     rule("", "persistentvolumes", "get", "list", "watch", "create", "patch", "delete"),

@@ -268,13 +268,13 @@ def _on_node(name: str) -> Manifest:
 
 def test_no_secret_for_expansion_is_added_to_a_volume(limits: Limits) -> None:
     """Of a volume's source the API server lets these change."""
-    source = {"csi": {"driver": "nfs.csi.k8s.io", "volumeHandle": f"{limits.namespace}#models"}}
+    source: Manifest = {"csi": {"driver": "nfs.csi.k8s.io", "volumeHandle": f"{limits.namespace}#models"}}
     limits.list(f"csi:nfs.csi.k8s.io:{limits.namespace}#models")
     ours = limits.made(limits.volume("ours", source=source))["metadata"]["name"]
     foreign = limits.volume("foreign", source=source, labels={})
     foreign["spec"]["persistentVolumeReclaimPolicy"] = "Delete"
     theirs = limits.admin.create(foreign)["metadata"]["name"]
-    hold = {"metadata": {"annotations": {PRIOR_POLICY: "Delete"}}, "spec": {"persistentVolumeReclaimPolicy": "Retain"}}
+    hold: Manifest = {"metadata": {"annotations": {PRIOR_POLICY: "Delete"}}, "spec": {"persistentVolumeReclaimPolicy": "Retain"}}
     secret = {"controllerExpandSecretRef": {"name": "s", "namespace": "kube-system"}}
     added = {"csi": {**source["csi"], **secret}}
     assert "never expanded" in limits.refused(lambda: limits.account.create(limits.volume("new", source=added), dry_run=True))
