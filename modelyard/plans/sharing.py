@@ -208,7 +208,8 @@ def _notes(cache: CacheSpec, source: SourceFacts) -> tuple[str, ...]:
 
 
 def _hold_note(volume: SharedVolume, claim: str) -> tuple[str, ...]:
-    danger = f"deleting the claim {claim} deletes the data of every namespace (PersistentVolume {volume.name} has reclaim policy Delete)"
+    of_volume = f"PersistentVolume {volume.name} has reclaim policy {volume.reclaim_policy}"
+    danger = f"deleting the claim {claim} deletes the data of every namespace ({of_volume})"
     by_hand = f"""hold it off: `kubectl patch pv {volume.name} -p '{{"spec":{{"persistentVolumeReclaimPolicy":"Retain"}}}}'`"""
     words = {
         Hold.NOT_NEEDED: (),

@@ -13,7 +13,7 @@ from modelyard.kube.apply import is_owned, owned
 from modelyard.kube.resources import GROUP, Manifest
 from modelyard.names import label_value, volume_copy_name
 from modelyard.plans.backends import PROVISIONER_IDENTITY, SECRETS, source_type
-from modelyard.plans.sharing import CopyFacts, Owner
+from modelyard.plans.sharing import CopyFacts, Hold, Owner
 from modelyard.plans.sharing_rules import VolumeFacts, copied_handle
 
 #: ``<namespace>/<claim>`` of the original, as a label's value and as an annotation: which copies are whose.
@@ -23,6 +23,7 @@ COPY_OF = f"{GROUP}/copy-of"
 #: On an original whose policy is held at Retain: what it was.
 PRIOR_POLICY = f"{GROUP}/prior-reclaim-policy"
 READ_ONLY = "ReadOnlyMany"
+_PROVISIONED = "pv.kubernetes.io/provisioned-by"
 _SIZES = frozenset({"capacity", "resources"})
 _SHOWN = 200
 _CSI_FIELDS = ("driver", "fsType", *SECRETS)
@@ -147,8 +148,27 @@ def copy_facts(live: Manifest | None, wanted: Manifest, cache: CacheSpec) -> Cop
 
 
 def is_copy(live: Manifest, cache: CacheSpec) -> bool:
-    """Whether Modelyard made ``live`` as a copy of this cache's claim."""
-    return is_owned(live) and (live["metadata"].get("annotations") or {}).get(SHARED_FROM) == origin(cache)
+    """Whether Modelyard made ``live`` as a copy of this cache's claim; a claim must also name the copied volume, for others' may bear
+    our labels when they were made from an export of a copy."""
+    if not is_owned(live) or (live["metadata"].get("annotations") or {}).get(SHARED_FROM) != origin(cache):
+        return False
+    volume = volume_copy_name(cache.namespace, cache.claim, live["metadata"].get("namespace", ""))
+    return bool(live["kind"] != "PersistentVolumeClaim" or live["spec"].get("volumeName") == volume)
+
+
+def is_released(volume: Manifest) -> bool:
+    """Whether the claim that a PersistentVolume was bound to is gone, alone or with its namespace."""
+    return bool((volume.get("status") or {}).get("phase") == "Released")
+
+
+def hold_of(claim: Manifest, volume: Manifest) -> Hold:
+    """What may become of an original's reclaim policy, by what it and its claim say; ``POSSIBLE`` if the account has the right."""
+    policy, annotations = volume["spec"].get("persistentVolumeReclaimPolicy", "Retain"), volume["metadata"].get("annotations") or {}
+    if policy == "Retain":
+        return Hold.HELD if PRIOR_POLICY in annotations else Hold.NOT_NEEDED
+    if policy != "Delete" or not is_owned(claim) or _PROVISIONED not in annotations:  # Recycle scrubs the volume, and is not ours to hold
+        return Hold.NOT_OURS
+    return Hold.POSSIBLE
 
 
 def _drift(live: Manifest, wanted: Manifest) -> list[str]:

@@ -13,6 +13,7 @@ from modelyard.kube.apply import patiently
 from modelyard.kube.client import Kube, Manifests
 from modelyard.kube.failures import NotFound
 from modelyard.plans.references import References, backend, same_volume, uses_in
+from modelyard.volumes.copies import is_released
 
 #: Owners before what they own.
 KINDS = (
@@ -56,9 +57,9 @@ def _claims_of_volume(kube: Kube, namespace: str, claim: str) -> tuple[Mapping[s
         volumes = patiently(lambda: kube.list("PersistentVolume"))
     except (ClusterRefused, ClusterUnavailable) as error:
         return found, [f"PersistentVolumes cannot be listed, so it is not known where the volume is shared ({error})"]
-    bound = [(backend(volume), volume["spec"]["claimRef"]) for volume in volumes if volume["spec"].get("claimRef")]
-    own = [place for place, ref in bound if (ref.get("namespace"), ref.get("name")) == (namespace, claim)]
-    for place, ref in bound:
-        if any(same_volume(place, mine) for mine in own):
+    bound = [(backend(volume), volume["spec"]["claimRef"], is_released(volume)) for volume in volumes if volume["spec"].get("claimRef")]
+    own = [place for place, ref, _ in bound if (ref.get("namespace"), ref.get("name")) == (namespace, claim)]
+    for place, ref, released in bound:  # a claim that is gone has no users, and its namespace may be gone as well
+        if not released and any(same_volume(place, mine) for mine in own):
             found[ref["namespace"]] |= {ref["name"]}
     return found, []

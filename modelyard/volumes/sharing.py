@@ -19,7 +19,7 @@ from modelyard.kube.wait import Ends, TimedOut, wait_for
 from modelyard.names import volume_copy_name
 from modelyard.plans.sharing import Hold, Owner
 from modelyard.volumes.copies import COPY_OF, PRIOR_POLICY, claim_copy, copy_facts, is_copy, volume_copy
-from modelyard.volumes.sharing_facts import copies_of, read_source, set_policy
+from modelyard.volumes.sharing_facts import copies_of, gone_with_its_namespace, read_source, set_policy
 from modelyard.volumes.users import INSPECTION, users_of
 
 _TRIES = 8
@@ -90,14 +90,19 @@ def remove_copy(kube: Kube, cache: CacheSpec, namespace: str, timeout: float) ->
         TimedOut: one of them is not gone after ``timeout`` seconds; the message says what holds it.
     """
     volume = patiently(lambda: kube.get("PersistentVolume", volume_copy_name(cache.namespace, cache.claim, namespace)))
-    if volume and is_copy(volume, cache):
+    if volume and not is_copy(volume, cache):
+        volume = None
+    if volume:
         _check_retained(volume)
     removed: list[str] = []
-    _end_inspections(kube, cache, namespace)
-    if claim := _claim(kube, cache, namespace):
+    claim = None
+    with gone_with_its_namespace(volume):
+        _end_inspections(kube, cache, namespace)
+        claim = _claim(kube, cache, namespace)
+    if claim:
         _remove_claim(kube, cache, claim, timeout)
         removed.append(str(ref_of(claim)))
-    if volume and is_copy(volume, cache) and _remove_volume(kube, volume, timeout):
+    if volume and _remove_volume(kube, volume, timeout):
         removed.append(str(ref_of(volume)))
     return tuple(removed)
 

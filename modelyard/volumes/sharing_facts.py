@@ -3,10 +3,11 @@
 import json
 import re
 import shlex
+from contextlib import AbstractContextManager, nullcontext, suppress
 
 from modelyard.caches import CacheSpec
 from modelyard.errors import ClusterRefused, Problem
-from modelyard.kube.apply import is_owned, patiently
+from modelyard.kube.apply import patiently
 from modelyard.kube.client import FIELD_MANAGER, Call, Kube
 from modelyard.kube.failures import AlreadyExists, Changed
 from modelyard.kube.resources import Manifest, ref_of
@@ -14,10 +15,19 @@ from modelyard.plans.backends import backend_text
 from modelyard.plans.sharing import CopyFacts, Hold, Owner, SharedVolume, SourceFacts, TargetFacts
 from modelyard.plans.sharing_rules import share_verdict
 from modelyard.plans.unsharing import SharedFacts
-from modelyard.volumes.copies import PRIOR_POLICY, claim_copy, copy_facts, is_copy, selector, volume_copy, volume_facts
+from modelyard.volumes.copies import (
+    PRIOR_POLICY,
+    claim_copy,
+    copy_facts,
+    hold_of,
+    is_copy,
+    is_released,
+    selector,
+    volume_copy,
+    volume_facts,
+)
 from modelyard.volumes.users import Users, users_of
 
-_PROVISIONED = "pv.kubernetes.io/provisioned-by"
 _ENFORCE = "pod-security.kubernetes.io/enforce"
 #: The policy of deployments/kubernetes/policies says so of a volume that is not in its list.
 _UNLISTED = re.compile(r"volume (?P<text>.+?) is not in the list that an administrator keeps in ClusterRole (?P<role>[a-z0-9-]+)")
@@ -53,11 +63,8 @@ def _shared_volume(kube: Kube, cache: CacheSpec, claim: Manifest, volume: Manife
 
 
 def _hold(kube: Kube, claim: Manifest, volume: Manifest) -> Hold:
-    annotations = volume["metadata"].get("annotations") or {}
-    if volume["spec"].get("persistentVolumeReclaimPolicy", "Retain") != "Delete":
-        return Hold.HELD if PRIOR_POLICY in annotations else Hold.NOT_NEEDED
-    if not is_owned(claim) or _PROVISIONED not in annotations:
-        return Hold.NOT_OURS
+    if (hold := hold_of(claim, volume)) is not Hold.POSSIBLE:
+        return hold
     try:
         set_policy(kube, volume, "Retain", "Delete", dry_run=True)
     except Changed:  # it is written to at this moment, by those who may
@@ -146,8 +153,16 @@ def copies_of(kube: Kube, cache: CacheSpec) -> list[Manifest]:
     return [volume for volume in found if is_copy(volume, cache) and "claimRef" in volume["spec"]]
 
 
+def gone_with_its_namespace(volume: Manifest | None) -> AbstractContextManager[None]:
+    """Around reads beside a copied volume's claim. A deleted namespace takes our Roles there with it, so that the server refuses what
+    is just not there; where the volume says that its claim is gone, a refusal is taken for that."""
+    return suppress(ClusterRefused) if volume and is_released(volume) else nullcontext()
+
+
 def _shared(kube: Kube, cache: CacheSpec, namespace: str, volume: Manifest | None) -> SharedFacts:
-    claim = patiently(lambda: kube.get("PersistentVolumeClaim", cache.claim, namespace)) if namespace != cache.namespace else None
+    claim = None
+    with gone_with_its_namespace(volume):
+        claim = patiently(lambda: kube.get("PersistentVolumeClaim", cache.claim, namespace)) if namespace != cache.namespace else None
     users = users_of(kube, namespace, cache.claim) if claim else Users()
     return SharedFacts(
         namespace=namespace,

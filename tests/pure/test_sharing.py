@@ -24,7 +24,7 @@ from modelyard.plans.sharing import (
 )
 from modelyard.plans.storage_classes import Verdict
 from modelyard.plans.unsharing import SharedFacts, describe_unsharing, plan_unsharing
-from modelyard.volumes.copies import claim_copy, copy_facts, volume_copy
+from modelyard.volumes.copies import PRIOR_POLICY, claim_copy, copy_facts, hold_of, volume_copy
 from modelyard.volumes.users import is_active, users_among
 
 CACHE = CacheSpec(name="main", namespace="models", base_name="cache", storage_size=2**20, loader_image="loader:1")
@@ -182,8 +182,35 @@ def test_whose_an_object_is() -> None:
     assert copy_facts(None, wanted, CACHE) == CopyFacts(PVC)
     other = {**wanted, "metadata": {**wanted["metadata"], "labels": {}}}
     assert copy_facts(other, wanted, CACHE) == CopyFacts(PVC, Owner.FOREIGN, "Pending")
+    on_another_volume = {**wanted, "spec": {**wanted["spec"], "volumeName": "pv-of-others"}}
+    assert copy_facts(on_another_volume, wanted, CACHE).owner is Owner.FOREIGN, "by its labels it is the copy, and its data are others'"
     of_another_cache = claim_copy(CACHE.model_copy(update={"namespace": "llms"}), original(NFS), "team-a")
     assert copy_facts(of_another_cache, wanted, CACHE).owner is Owner.FOREIGN
+
+
+@pytest.mark.parametrize(
+    ("policy", "annotations", "hold"),
+    [
+        ("Retain", {}, Hold.NOT_NEEDED),
+        ("Retain", {PRIOR_POLICY: "Delete"}, Hold.HELD),
+        ("Delete", {"pv.kubernetes.io/provisioned-by": "x"}, Hold.POSSIBLE),
+        ("Delete", {}, Hold.NOT_OURS),
+        ("Recycle", {"pv.kubernetes.io/provisioned-by": "x"}, Hold.NOT_OURS),
+        ("Recycle", {PRIOR_POLICY: "Delete"}, Hold.NOT_OURS),
+    ],
+)
+def test_what_may_become_of_the_originals_policy(policy: str, annotations: dict[str, str], hold: Hold) -> None:
+    volume = original(NFS, persistentVolumeReclaimPolicy=policy)
+    volume["metadata"]["annotations"] = annotations
+    assert hold_of({"metadata": {"labels": {**OWNERSHIP}}}, volume) is hold
+    if policy == "Delete":
+        assert hold_of({"metadata": {}}, volume) is Hold.NOT_OURS, "the claim is not ours"
+
+
+def test_what_recycle_does_is_said() -> None:
+    recycled = replace(VOLUME, reclaim_policy="Recycle", hold=Hold.NOT_OURS)
+    note = plan_sharing(CACHE, replace(SOURCE, volume=recycled), (TARGET,)).notes[-1]
+    assert "deletes the data of every namespace (PersistentVolume pv-1 has reclaim policy Recycle)" in note
 
 
 @pytest.mark.parametrize(
