@@ -11,7 +11,9 @@ from modelyard.kube.diagnose_mount import diagnose_mount
 from modelyard.kube.diagnosis import Diagnosis, latest
 from modelyard.kube.resources import Manifest
 
-_PULL = frozenset({"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable"})
+#: The kubelet's word for a registry that does not answer, which passes; a back-off quotes it.
+_NO_REGISTRY = "RegistryUnavailable"
+_PULL = frozenset({"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", _NO_REGISTRY})
 _CONFIG = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
 _KILLED_BY_MEMORY = "OOMKilled"
 _STOPPING_SIGNALS = frozenset({9, 15})
@@ -58,12 +60,19 @@ def _waiting(pod: Manifest) -> Diagnosis | None:
         waiting = (status.get("state") or {}).get("waiting") or {}
         reason, detail = waiting.get("reason", ""), waiting.get("message", "")
         if reason in _PULL:
-            step = "check the image's name and tag, and that the node may pull it"
-            return Diagnosis(f"image {status['image']} cannot be pulled", f"{reason}: {detail}", step, permanent=True)
+            return _not_pulled(status["image"], f"{reason}: {detail}")
         if reason in _CONFIG:
             step = "check what the container refers to (Secret, ConfigMap, user)"
             return Diagnosis(f"container {status['name']} cannot be made ({reason})", detail, step, permanent=True)
     return None
+
+
+def _not_pulled(image: str, detail: str) -> Diagnosis:
+    if _NO_REGISTRY in detail:
+        return Diagnosis(f"image {image} cannot be pulled", detail, "the kubelet tries again by itself; look at the registry")
+    return Diagnosis(
+        f"image {image} cannot be pulled", detail, "check the image's name and tag, and that the node may pull it", permanent=True
+    )
 
 
 def _mounting(pod: Manifest, events: Iterable[Manifest], neighbours: Sequence[Manifest]) -> Diagnosis | None:

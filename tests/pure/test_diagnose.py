@@ -50,6 +50,26 @@ def event(reason: str, message: str, time: str = "2026-11-21T08:00:00Z") -> Mani
             id="image cannot be pulled",
         ),
         pytest.param(
+            container(waiting={"reason": "RegistryUnavailable", "message": "connection refused"}),
+            [],
+            Diagnosis(
+                "image registry/loader:1 cannot be pulled",
+                "RegistryUnavailable: connection refused",
+                "the kubelet tries again by itself; look at the registry",
+            ),
+            id="a registry that restarts is no end",
+        ),
+        pytest.param(
+            container(waiting={"reason": "ImagePullBackOff", "message": "Back-off pulling image: RegistryUnavailable: connection refused"}),
+            [],
+            Diagnosis(
+                "image registry/loader:1 cannot be pulled",
+                "ImagePullBackOff: Back-off pulling image: RegistryUnavailable: connection refused",
+                "the kubelet tries again by itself; look at the registry",
+            ),
+            id="nor while the kubelet waits for it",
+        ),
+        pytest.param(
             container(waiting={"reason": "CreateContainerConfigError", "message": 'secret "s" not found'}),
             [],
             Diagnosis(
