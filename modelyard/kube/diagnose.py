@@ -69,7 +69,8 @@ def _waiting(pod: Manifest) -> Diagnosis | None:
 
 def _not_pulled(image: str, detail: str) -> Diagnosis:
     if _NO_REGISTRY in detail:
-        return Diagnosis(f"image {image} cannot be pulled", detail, "the kubelet tries again by itself; look at the registry")
+        summary = f"image {image} cannot be pulled, its registry is not available"  # words of its own: patience with the others starts anew
+        return Diagnosis(summary, detail, "the kubelet tries again by itself; look at the registry")
     return Diagnosis(
         f"image {image} cannot be pulled", detail, "check the image's name and tag, and that the node may pull it", permanent=True
     )

@@ -53,7 +53,7 @@ def event(reason: str, message: str, time: str = "2026-11-21T08:00:00Z") -> Mani
             container(waiting={"reason": "RegistryUnavailable", "message": "connection refused"}),
             [],
             Diagnosis(
-                "image registry/loader:1 cannot be pulled",
+                "image registry/loader:1 cannot be pulled, its registry is not available",
                 "RegistryUnavailable: connection refused",
                 "the kubelet tries again by itself; look at the registry",
             ),
@@ -63,7 +63,7 @@ def event(reason: str, message: str, time: str = "2026-11-21T08:00:00Z") -> Mani
             container(waiting={"reason": "ImagePullBackOff", "message": "Back-off pulling image: RegistryUnavailable: connection refused"}),
             [],
             Diagnosis(
-                "image registry/loader:1 cannot be pulled",
+                "image registry/loader:1 cannot be pulled, its registry is not available",
                 "ImagePullBackOff: Back-off pulling image: RegistryUnavailable: connection refused",
                 "the kubelet tries again by itself; look at the registry",
             ),
