@@ -24,7 +24,7 @@ from modelyard.plans.unsharing import UnsharePlan, describe_unsharing, plan_unsh
 from modelyard.volumes.claims import wait_bound
 from modelyard.volumes.sharing import hold_original, make_copy, originals, release_original, remove_copy
 from modelyard.volumes.sharing_facts import read_shared, read_source, read_target
-from modelyard.volumes.users import wanted_namespaces
+from modelyard.volumes.users import Wanted, wanted_namespaces
 
 INSPECT_TIMEOUT = timedelta(minutes=30)
 BIND_TIMEOUT = timedelta(minutes=5)
@@ -147,19 +147,23 @@ def share_where_wanted(cache: str = "default", cluster: str = "default") -> Shar
     """
     log = get_run_logger()
     kube, spec = _loaded(cache, cluster)
-    namespaces = find_wanted(spec, kube)
-    if not namespaces:
-        return ShareReport(cache=spec.name, claim=f"{spec.namespace}/{spec.claim}")
-    plan = resolve_sharing(spec, namespaces, kube)
-    for problem in plan.problems:
-        log.warning("not shared: %s", problem)
+    wanted = find_wanted(spec, kube)
+    unknown = tuple(map(str, wanted.problems))
+    for problem in unknown:
+        log.warning("%s", problem)
+    if not wanted.namespaces:
+        return ShareReport(cache=spec.name, claim=f"{spec.namespace}/{spec.claim}", problems=unknown)
+    plan = resolve_sharing(spec, wanted.namespaces, kube)
+    for refused in plan.problems:
+        log.warning("not shared: %s", refused)
     due = () if plan.source_problems else tuple(each for each in plan.targets if not each.problems and each.action is not ShareAction.KEEP)
-    return report_of(plan, share(due, plan, kube) if due else ())
+    report = report_of(plan, share(due, plan, kube) if due else ())
+    return report.model_copy(update={"problems": (*report.problems, *unknown)})
 
 
 @task(task_run_name="wanted-{cache.claim}", **retried())
-def find_wanted(cache: CacheSpec, kube: Kube) -> tuple[str, ...]:
-    """The namespaces that are to have a copy."""
+def find_wanted(cache: CacheSpec, kube: Kube) -> Wanted:
+    """The namespaces that are to have a copy, and those of which that is not known."""
     return wanted_namespaces(kube, cache)
 
 

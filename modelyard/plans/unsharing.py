@@ -6,6 +6,8 @@ from modelyard.caches import CacheSpec
 from modelyard.errors import Problem, Refused
 from modelyard.plans.sharing import CopyFacts, Owner
 
+_AGAIN = "shareWith of the cache's block names it, so reconcile-caches will make the copy again: take it out there first"
+
 
 @dataclass(frozen=True, slots=True)
 class SharedFacts:
@@ -44,7 +46,8 @@ def plan_unsharing(cache: CacheSpec, found: tuple[SharedFacts, ...]) -> UnshareP
     problems = [problem for facts in found for problem in _problems(facts)]
     there = tuple(facts.namespace for facts in found if Owner.COPY in {facts.volume.owner, facts.claim.owner})
     nothing = [f"{facts.namespace}: no copy is there" for facts in found if facts.namespace not in there and not _problems(facts)]
-    return UnsharePlan(cache, there, tuple(problems), (*nothing, *(() if found else ("the cache has no copies",))))
+    again = [f"{name}: {_AGAIN}" for name in there if name in cache.share_with]
+    return UnsharePlan(cache, there, tuple(problems), (*nothing, *again, *(() if found else ("the cache has no copies",))))
 
 
 def _problems(facts: SharedFacts) -> list[Problem]:

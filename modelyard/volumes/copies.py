@@ -149,7 +149,8 @@ def copy_facts(live: Manifest | None, wanted: Manifest, cache: CacheSpec) -> Cop
 
 def is_copy(live: Manifest, cache: CacheSpec) -> bool:
     """Whether Modelyard made ``live`` as a copy of this cache's claim; a claim must also name the copied volume, for others' may bear
-    our labels when they were made from an export of a copy."""
+    our labels when they were made from an export of a copy.
+    """
     if not is_owned(live) or (live["metadata"].get("annotations") or {}).get(SHARED_FROM) != origin(cache):
         return False
     volume = volume_copy_name(cache.namespace, cache.claim, live["metadata"].get("namespace", ""))

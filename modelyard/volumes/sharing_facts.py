@@ -100,10 +100,20 @@ def read_target(kube: Kube, cache: CacheSpec, original: Manifest | None, namespa
         nothing = CopyFacts(f"Namespace/{namespace}")
         return TargetFacts(namespace, exists, nothing, nothing, terminating, pod_security)
     wanted = (volume_copy(cache, original, namespace), claim_copy(cache, original, namespace))
-    volume, claim = (copy_facts(_live(kube, manifest), manifest, cache) for manifest in wanted)
-    missing = [manifest for manifest, facts in zip(wanted, (volume, claim), strict=True) if facts.owner is Owner.NOBODY]
-    refusals = [refusal_of(kube, manifest) for manifest in missing] if exists and not terminating else []
-    return TargetFacts(namespace, exists, volume, claim, terminating, pod_security, tuple(problem for problem in refusals if problem))
+    try_missing = exists and not terminating
+    (volume, first), (claim, second) = (_target_copy(kube, manifest, cache, try_missing=try_missing) for manifest in wanted)
+    refusals = tuple(problem for problem in (first, second) if problem)
+    return TargetFacts(namespace, exists, volume, claim, terminating, pod_security, refusals)
+
+
+def _target_copy(kube: Kube, manifest: Manifest, cache: CacheSpec, *, try_missing: bool) -> tuple[CopyFacts, Problem | None]:
+    """What is there of one object of a copy, and what the API server refuses: to show it, or to make it where it is missing."""
+    try:
+        facts = copy_facts(_live(kube, manifest), manifest, cache)
+    except ClusterRefused as error:
+        subject = str(ref_of(manifest))
+        return CopyFacts(subject), Problem(subject, f"cannot be read ({error})", "grant the rights of a shared namespace there")
+    return facts, refusal_of(kube, manifest) if try_missing and facts.owner is Owner.NOBODY else None
 
 
 def _namespace(kube: Kube, name: str) -> Manifest | None:
@@ -155,7 +165,8 @@ def copies_of(kube: Kube, cache: CacheSpec) -> list[Manifest]:
 
 def gone_with_its_namespace(volume: Manifest | None) -> AbstractContextManager[None]:
     """Around reads beside a copied volume's claim. A deleted namespace takes our Roles there with it, so that the server refuses what
-    is just not there; where the volume says that its claim is gone, a refusal is taken for that."""
+    is just not there; where the volume says that its claim is gone, a refusal is taken for that.
+    """
     return suppress(ClusterRefused) if volume and is_released(volume) else nullcontext()
 
 

@@ -3,7 +3,7 @@
 The kinds, and what counts as naming, are those by which models are kept from removal (volumes.references).
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -70,22 +70,41 @@ def is_active(live: Manifest) -> bool:
     return not (live["kind"] == "Job" and finished(live))
 
 
-def wanted_namespaces(kube: Kube, cache: CacheSpec) -> tuple[str, ...]:
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """The namespaces that are to have a copy, and why of others it is not known."""
+
+    namespaces: tuple[str, ...]
+    problems: tuple[Problem, ...] = ()
+
+
+def wanted_namespaces(kube: Kube, cache: CacheSpec) -> Wanted:
     """The namespaces that are to have a copy of the cache's claim: those of ``share_with``, and those of ``share_on_demand``
-    where a workload names a claim of this name that is not there.
-
-    Raises:
-        ClusterRefused: the account may not list namespaces (for patterns), or workloads there.
+    where a workload names a claim of this name that is not there. What may not be looked at is told, and holds up no other.
     """
-    on_demand = (name for name in _candidates(kube, cache) if name not in cache.share_with and _lacks_it(kube, name, cache.claim))
-    return (*cache.share_with, *on_demand)
+    names, problems = _candidates(kube, cache)
+    on_demand = []
+    for name in names:
+        try:
+            on_demand += [name] if _lacks_it(kube, name, cache.claim) else []
+        except ClusterRefused as error:
+            what = f"whether a copy is wanted there is not known: {error}"
+            problems.append(
+                Problem(f"Namespace/{name}", what, "grant the rights of a shared namespace there, or take it out of shareOnDemand")
+            )
+    return Wanted((*cache.share_with, *on_demand), tuple(problems))
 
 
-def _candidates(kube: Kube, cache: CacheSpec) -> Iterator[str]:
-    plain = [name for name in cache.share_on_demand if not _PATTERN & set(name)]
+def _candidates(kube: Kube, cache: CacheSpec) -> tuple[list[str], list[Problem]]:
+    """The other namespaces of ``share_on_demand``, and why those of its patterns are not among them."""
     patterns = [name for name in cache.share_on_demand if _PATTERN & set(name)]
-    names = {*plain, *(_matching(kube, patterns) if patterns else ())}
-    yield from sorted(names - {cache.namespace})
+    names, problems = set(cache.share_on_demand) - {*patterns}, []
+    try:
+        names |= _matching(kube, patterns) if patterns else set()
+    except ClusterRefused as error:
+        step = "grant the verb list on namespaces by a ClusterRole, or name the namespaces without patterns"
+        problems.append(Problem(f"shareOnDemand {', '.join(patterns)}", f"namespaces cannot be listed ({error})", step))
+    return sorted(names - {cache.namespace, *cache.share_with}), problems
 
 
 def _matching(kube: Kube, patterns: Sequence[str]) -> set[str]:

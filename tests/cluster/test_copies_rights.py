@@ -9,11 +9,13 @@ import pytest
 from modelyard.caches import CacheSpec
 from modelyard.kube.client import Kube
 from modelyard.names import volume_copy_name
+from modelyard.plans.sharing import plan_sharing
 from modelyard.plans.unsharing import plan_unsharing
 from modelyard.volumes.claims import wait_bound
 from modelyard.volumes.references import read_references
 from modelyard.volumes.sharing import make_copy, remove_copy
-from modelyard.volumes.sharing_facts import read_shared
+from modelyard.volumes.sharing_facts import read_shared, read_source, read_target
+from modelyard.volumes.users import wanted_namespaces
 from tests.cluster.support import Manifest, cache_spec, connect
 from tests.manifests import rules
 
@@ -108,3 +110,25 @@ def test_a_namespace_that_was_deleted_holds_up_neither_removal_nor_unshare(share
     assert plan.approved() == (shared.target,)
     assert remove_copy(shared.account, cache, shared.target, SECONDS) == (f"PersistentVolume/{copy}",)
     assert shared.admin.get("PersistentVolume", copy) is None
+
+
+def test_a_namespace_without_rights_holds_up_no_other(shared: Shared, kube: Kube, namespace: str) -> None:
+    """``namespace``-b exists and has no Role of ours."""
+    closed = f"{namespace}-b"
+    kube.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": closed}})
+    try:
+        volumes = [{"name": "m", "persistentVolumeClaim": {"claimName": shared.cache.claim}}]
+        pod = {"schedulerName": "nobody", "containers": [{"name": "c", "image": "busybox:1.36"}], "volumes": volumes}
+        kube.create({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p", "namespace": shared.target}, "spec": pod})
+        on_demand = shared.cache.model_copy(update={"share_with": ("first",), "share_on_demand": (closed, f"{namespace}-?")})
+        wanted = wanted_namespaces(shared.account, on_demand)
+        assert wanted.namespaces == ("first", shared.target)
+        [problem] = wanted.problems
+        assert problem.subject == f"Namespace/{closed}"
+        source, volume = read_source(shared.account, shared.cache)
+        targets = tuple(read_target(shared.account, shared.cache, volume, name) for name in (closed, shared.target))
+        refused, free = plan_sharing(shared.cache, source, targets).targets
+        assert [each.subject for each in refused.problems] == [f"PersistentVolumeClaim/{closed}/{shared.cache.claim}"]
+        assert free.problems == ()
+    finally:
+        kube.delete("Namespace", closed)

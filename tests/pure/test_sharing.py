@@ -1,4 +1,4 @@
-"""Sharing: what a copy is made of, what of it is drift, what the plans refuse, and who names a claim."""
+"""Sharing: what a copy is made of, what of it is drift, and what the plans refuse."""
 
 from dataclasses import replace
 from typing import Any
@@ -25,7 +25,6 @@ from modelyard.plans.sharing import (
 from modelyard.plans.storage_classes import Verdict
 from modelyard.plans.unsharing import SharedFacts, describe_unsharing, plan_unsharing
 from modelyard.volumes.copies import PRIOR_POLICY, claim_copy, copy_facts, hold_of, volume_copy
-from modelyard.volumes.users import is_active, users_among
 
 CACHE = CacheSpec(name="main", namespace="models", base_name="cache", storage_size=2**20, loader_image="loader:1")
 NAME = volume_copy_name("models", "cache", "team-a")
@@ -335,70 +334,8 @@ def test_copies_that_go() -> None:
     nothing = SharedFacts("team-c", CopyFacts(PV), CopyFacts(PVC))
     plan = plan_unsharing(CACHE, (COPY, volume_only, nothing))
     assert (plan.approved(), plan.notes) == (("team-a", "team-b"), ("team-c: no copy is there",))
+    cache = CACHE.model_copy(update={"share_with": ("team-b", "team-c")})
+    told = plan_unsharing(cache, (COPY, volume_only, nothing))
+    assert told.notes[1].startswith("team-b: shareWith of the cache's block names it, so reconcile-caches will make the copy again")
+    assert (len(told.notes), told.notes[1] in describe_unsharing(told)) == (2, True)
     assert plan_unsharing(CACHE, ()).notes == ("the cache has no copies",)
-
-
-MOUNTED = {"volumes": [{"name": "m", "persistentVolumeClaim": {"claimName": "cache"}}]}
-TEMPLATE = {"template": {"spec": MOUNTED}}
-
-
-def an_object(kind: str, spec: dict[str, Any] | None, name: str = "w", **metadata: Any) -> dict[str, Any]:
-    return {"kind": kind, "metadata": {"name": name, "namespace": "team-a", "uid": f"{kind}-{name}", **metadata}, "spec": spec}
-
-
-@pytest.mark.parametrize(
-    ("kind", "spec", "named"),
-    [
-        pytest.param("Pod", MOUNTED, True, id="pod"),
-        pytest.param("Pod", {"volumes": [{"persistentVolumeClaim": {"claimName": "cache-2"}}]}, False, id="another claim"),
-        pytest.param("Deployment", TEMPLATE, True, id="workload"),
-        pytest.param("CronJob", {"jobTemplate": {"spec": TEMPLATE}}, True, id="between its runs"),
-        pytest.param("DaemonSet", TEMPLATE, True, id="on no node yet"),
-        pytest.param("ReplicaSet", {"replicas": 0, **TEMPLATE}, True, id="a ReplicaSet of its own"),
-        pytest.param("Rollout", TEMPLATE, True, id="Rollout"),
-        pytest.param("InferenceService", {"predictor": {"model": {"storageUri": "pvc://cache/llama/v1"}}}, True, id="KServe"),
-        pytest.param("InferenceService", {"predictor": {"model": {"storageUri": "pvc://cache"}}}, True, id="KServe, whole claim"),
-        pytest.param(
-            "InferenceService", {"predictor": {"model": {"storageUris": [{"uri": "pvc://cache/a/1"}]}}}, True, id="KServe, several"
-        ),
-        pytest.param(
-            "InferenceService", {"predictor": {"model": {"storageUri": "pvc://cache-2/llama"}}}, False, id="KServe, another claim"
-        ),
-        pytest.param("InferenceService", {"predictor": {"model": {"storageUri": "s3://cache/llama"}}}, False, id="KServe, a bucket"),
-        pytest.param("MLService", {"releases": [{"storage": {"pvc": {"name": "cache"}}}]}, True, id="T9k"),
-        pytest.param("Pod", {"containers": [{"args": ["cache"]}]}, False, id="a word"),
-        pytest.param("Pod", None, False, id="no spec"),
-    ],
-)
-def test_who_names_a_claim(kind: str, spec: dict[str, Any] | None, named: bool) -> None:  # noqa: FBT001
-    assert users_among([an_object(kind, spec)], "team-a", "cache") == ((f"{kind}/team-a/w",) if named else ())
-
-
-def test_a_deployments_history_holds_no_claim() -> None:
-    elsewhere = {"volumes": [{"persistentVolumeClaim": {"claimName": "other"}}]}
-    objects = [
-        an_object("Deployment", {"template": {"spec": elsewhere}}),
-        an_object("ReplicaSet", {"replicas": 0, **TEMPLATE}, ownerReferences=[{"uid": "Deployment-w"}]),
-    ]
-    assert users_among(objects, "team-a", "cache") == ()
-
-
-def test_a_load_of_ours_holds_the_claim_and_a_look_does_not() -> None:
-    loader = {**OWNERSHIP, "app.kubernetes.io/component": "loader"}
-    objects = [
-        an_object("Job", TEMPLATE, command, labels={**loader, "modelyard.dev/command": command, "pvc": "cache"})
-        for command in ("preload", "inspect")
-    ]
-    assert users_among(objects, "team-a", "cache") == ("Job/team-a/preload",)
-
-
-def test_what_has_ended_and_our_own_looks_use_nothing() -> None:
-    pod = {"kind": "Pod", "metadata": {}}
-    phases = {phase: is_active({**pod, "status": {"phase": phase}}) for phase in ("Pending", "Running", "Succeeded", "Failed")}
-    assert phases == {"Pending": True, "Running": True, "Succeeded": False, "Failed": False}
-    job: dict[str, Any] = {"kind": "Job", "metadata": {}, "spec": {"suspend": True}}
-    assert is_active(job), "a suspended Job may go on at any time"
-    assert not is_active({**job, "status": {"conditions": [{"type": "Complete", "status": "True"}]}})
-    assert is_active({**job, "metadata": {"labels": {**OWNERSHIP, "modelyard.dev/command": "preload"}}})
-    assert not is_active({**job, "metadata": {"labels": {**OWNERSHIP, "modelyard.dev/command": "inspect", "pvc": "cache"}}})
-    assert is_active({"kind": "Deployment", "metadata": {}, "spec": {"replicas": 0}})
