@@ -145,6 +145,9 @@ class Fetch:
 
     def _end(self, ended: _Ended) -> None:
         del self._by_id[id(ended.running)]
+        ended.running.transfer = (
+            None  # which holds this by its callback: a circle that keeps the engine's 13 KiB a file until the collector comes
+        )
         error = ended.error
         if error is None:
             try:

@@ -108,16 +108,20 @@ class S3Transfer:
         self._done = done
         self._failure: Exception | None = None
         self._request: Any = None
+        self._ended = False
         self._begun = threading.Event()
 
     def begin(self, client: S3Client, **request: Any) -> None:
         """Start the request. A callback may come before this returns."""
         self._request = client.make_request(on_headers=self._on_headers, on_body=self._on_body, on_done=self._on_done, **request)
+        if self._ended:
+            self._request = None
         self._begun.set()
 
     def cancel(self) -> None:
         self._begun.wait()
-        self._request.cancel()
+        if request := self._request:
+            request.cancel()
 
     def _on_headers(self, status_code: int, headers: Sequence[tuple[str, str]], **_: Any) -> None:
         if status_code == 200:  # noqa: PLR2004 - a ranged response (206) has no checksum of the whole
@@ -133,6 +137,8 @@ class S3Transfer:
             threading.Thread(target=self.cancel).start()  # not from the CRT's own thread: it may still be in make_request
 
     def _on_done(self, error: Exception | None, status_code: int | None, error_body: bytes | None, **_: Any) -> None:
+        # The CRT's memory holds these callbacks, where Python's collector sees no circle; unbroken, it would keep 14 KiB a file.
+        self._ended, self._request = True, None
         self._done(self._reason(error, status_code, error_body))
 
     def _reason(self, error: Exception | None, status_code: int | None, body: bytes | None) -> ModelyardError | None:
