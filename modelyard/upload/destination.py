@@ -1,8 +1,9 @@
 """The place in a bucket that a model is uploaded to. Every object carries a CRC64NVME of the whole, which the server compares."""
 
 import base64
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Executor, Future
+from collections.abc import Callable, Mapping
+from concurrent.futures import Executor
+from contextlib import suppress
 from dataclasses import dataclass
 from threading import BoundedSemaphore
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from modelyard.errors import ModelyardError, SourceDenied
 from modelyard.models import FileRecord, S3Location
 from modelyard.sources.s3_answers import error_code, source_error
 from modelyard.upload.local import Reading
+from modelyard.upload.workers import Batch
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -98,16 +100,20 @@ class Destination:
         with _told(self.location.uri + path):
             begun = self.client.create_multipart_upload(**target, ChecksumAlgorithm="CRC64NVME", ChecksumType="FULL_OBJECT")
             upload: dict[str, Any] = {**target, "UploadId": begun["UploadId"]}
+            parts: Batch[Any] = Batch(sending.pool, sending.slots)
             try:
-                parts = [part.result() for part in list(self._parts(reading, upload, sending))]
+                self._send_parts(reading, upload, sending, parts)
+                sent = parts.results()
                 sending.accept(reading.hashed)
                 whole: dict[str, Any] = {"ChecksumCRC64NVME": reading.crc64nvme, "ChecksumType": "FULL_OBJECT"}
-                self.client.complete_multipart_upload(**upload, MultipartUpload={"Parts": parts}, **whole)
+                self.client.complete_multipart_upload(**upload, MultipartUpload={"Parts": sent}, **whole)
             except BaseException:
-                self.client.abort_multipart_upload(**upload)
+                parts.stop()  # a part that arrives after the abort would be kept, and cost storage
+                with suppress(ClientError, BotoCoreError):  # the first error is the one to tell; the next run aborts what is left
+                    self.client.abort_multipart_upload(**upload)
                 raise
 
-    def _parts(self, reading: Reading, upload: dict[str, Any], sending: "Sending") -> Iterator["Future[Any]"]:
+    def _send_parts(self, reading: Reading, upload: dict[str, Any], sending: "Sending", parts: Batch[Any]) -> None:
         def send(number: int, body: bytes) -> dict[str, Any]:
             checksum = crc64nvme_of(body)
             sent = self.client.upload_part(**upload, PartNumber=number, Body=body, ChecksumCRC64NVME=checksum)
@@ -115,7 +121,7 @@ class Destination:
             return {"PartNumber": number, "ETag": sent["ETag"], "ChecksumCRC64NVME": checksum}
 
         for number, body in enumerate(reading.parts(part_size(reading.file.size)), 1):
-            yield submit(sending.pool, sending.slots, send, number, body)
+            parts.submit(send, number, body)
 
     def forget_unfinished(self, paths: set[str]) -> None:
         """Abort uploads of these files that a killed run left: their parts cost storage until someone does.
@@ -132,14 +138,6 @@ class Destination:
                         self.client.abort_multipart_upload(Bucket=self.location.bucket, Key=upload["Key"], UploadId=upload["UploadId"])
         except ClientError:
             return
-
-
-def submit(pool: Executor, slots: BoundedSemaphore, work: Callable[..., Any], *arguments: Any) -> "Future[Any]":
-    """Have ``pool`` do something when fewer than ``slots`` wait; an error that is known already is raised by its result."""
-    slots.acquire()
-    future = pool.submit(work, *arguments)
-    future.add_done_callback(lambda _: slots.release())
-    return future
 
 
 def crc64nvme_of(body: bytes) -> str:

@@ -7,7 +7,7 @@ the next one finds by size and checksum, and does not send again.
 import hashlib
 import json
 from collections.abc import Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,9 +18,10 @@ from modelyard.errors import DigestMismatch, Problem, Refused
 from modelyard.models import FileRecord, Value, WeightPolicy, content_digest, sha256sums
 from modelyard.plans.digests import MARKER_NAME, MAX_SUMS_BYTES, SUMS_NAME, compare_sums, parse_sums
 from modelyard.plans.upload import content_problems, destination_problems, sums_problem
-from modelyard.upload.destination import PART_SIZE, Destination, Sending, crc64nvme_of, submit
+from modelyard.upload.destination import PART_SIZE, Destination, Sending, crc64nvme_of
 from modelyard.upload.local import LocalFile, LocalTree, Reading, read_tree
 from modelyard.upload.progress import Meter
+from modelyard.upload.workers import Batch
 from modelyard.weights.policy import refused_files
 
 _THREADS = 8
@@ -141,18 +142,18 @@ class Upload:
         self.destination.forget_unfinished({file.path for file in todo})
         meter = Meter(sum(file.size for file in files), len(files))
         meter.add(sum(file.size for file in files) - sum(file.size for file in todo), len(files) - len(todo))
-        slots, small = BoundedSemaphore(_SLOTS), list[Future[None]]()
+        slots = BoundedSemaphore(_SLOTS)
+        small: Batch[None] = Batch(pool, slots)
         try:
             for file in todo:
                 if file.size <= PART_SIZE:
-                    small.append(submit(pool, slots, self._send_small, file, meter))
-                    _raise_first([future for future in small if future.done()])
+                    small.submit(self._send_small, file, meter)
                 else:
                     self.destination.send_large(Reading(file), Sending(pool, slots, meter.add, self._take))
                     meter.add(files=1)
-            _raise_first(small)
+            small.results()
         except BaseException:
-            pool.shutdown(wait=True, cancel_futures=True)
+            small.stop()
             raise
         meter.end()
 
@@ -192,11 +193,6 @@ class Upload:
         body = f"{marker.model_dump_json()}\n".encode()
         self.destination.put(MARKER_NAME, body, crc64nvme_of(body), self.tags)
         return marker
-
-
-def _raise_first(futures: "list[Future[None]]") -> None:
-    for future in futures:
-        future.result()
 
 
 def _listed(data: bytes | None) -> list[str] | None:
