@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import boto3
+from botocore.exceptions import BotoCoreError
 
 from modelyard.errors import ModelyardError
 from modelyard.models import S3Location, WeightPolicy
@@ -28,6 +29,12 @@ def main(argv: list[str] | None = None) -> int:
     except ModelyardError as error:
         sys.stderr.write(f"modelyard: {error}\n")
         return os.EX_TEMPFAIL if error.retryable else 1
+    except OSError as error:  # such as a file that went away after the directory was read
+        sys.stderr.write(f"modelyard: {error}; nothing was marked as uploaded ({MARKER_NAME}): run it again when nobody writes there\n")
+        return 1
+    except BotoCoreError as error:  # before the first request: the settings of the AWS tools
+        sys.stderr.write(f"modelyard: {error}; check the settings of the AWS tools\n")
+        return 1
     except KeyboardInterrupt:
         sys.stderr.write(f"\nmodelyard: interrupted; nothing was marked as uploaded ({MARKER_NAME}): run it again to go on\n")
         return _INTERRUPTED

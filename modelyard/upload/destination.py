@@ -128,7 +128,7 @@ class Destination:
 
         Stores that do not list them, and accounts that may not, are left alone.
         """
-        try:
+        with _told(self.location.uri), suppress(ClientError):
             pages = self.client.get_paginator("list_multipart_uploads").paginate(
                 Bucket=self.location.bucket, Prefix=self.location.directory
             )
@@ -136,8 +136,6 @@ class Destination:
                 for upload in page.get("Uploads", ()):
                     if upload["Key"].removeprefix(self.location.directory) in paths:
                         self.client.abort_multipart_upload(Bucket=self.location.bucket, Key=upload["Key"], UploadId=upload["UploadId"])
-        except ClientError:
-            return
 
 
 def crc64nvme_of(body: bytes) -> str:

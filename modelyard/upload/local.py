@@ -11,7 +11,7 @@ from stat import S_ISREG
 from modelyard.checksums import new_hash
 from modelyard.errors import Problem, SourceChanged
 from modelyard.models import FileRecord, SourceFile
-from modelyard.plans.digests import MARKER_NAME
+from modelyard.plans.digests import MARKER_NAME, SUMS_NAME
 from modelyard.plans.paths import path_problems, shown
 
 
@@ -46,7 +46,11 @@ def read_tree(root: Path) -> LocalTree:
         for name in names:
             _take(tree, Path(directory) / name)
     tree.files.sort(key=lambda file: file.path.encode(errors="surrogateescape"))
-    tree.problems += path_problems(SourceFile(file.path, file.size) for file in tree.files)
+    # What the upload itself adds comes first: a file that it would meet on some file system can never be preloaded.
+    added = {SUMS_NAME, MARKER_NAME} - {file.path for file in tree.files}
+    tree.problems += path_problems(
+        [SourceFile(name, 0) for name in sorted(added)] + [SourceFile(file.path, file.size) for file in tree.files]
+    )
     if not tree.files and not tree.problems:
         tree.problems.append(Problem(str(root), "holds no file", "name the directory that holds the model's files"))
     return tree

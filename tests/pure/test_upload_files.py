@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 
 from modelyard.errors import SourceChanged
+from modelyard.plans.digests import MARKER_NAME, SUMS_NAME
+from modelyard.upload import command, run
 from modelyard.upload.destination import PART_SIZE, part_size
-from modelyard.upload.local import Reading, read_tree
+from modelyard.upload.local import LocalTree, Reading, read_tree
 
 
 def grow(path: Path) -> None:
@@ -55,3 +57,43 @@ def test_a_file_is_read_whole(size: int, tmp_path: Path) -> None:
 def test_parts_stay_below_the_limit_of_s3() -> None:
     assert part_size(1) == PART_SIZE
     assert 5 * 2**40 / part_size(5 * 2**40) < 10_000
+
+
+@pytest.mark.parametrize("path", ["sha256sums", f"{SUMS_NAME}/of-parts", f"{MARKER_NAME}/file", MARKER_NAME.upper()])
+def test_a_file_that_meets_what_the_upload_adds(path: str, tmp_path: Path) -> None:
+    (tmp_path / path).parent.mkdir(exist_ok=True)
+    (tmp_path / path).write_bytes(b"x")
+    [problem] = read_tree(tmp_path).problems
+    assert path in problem.subject
+    assert any(name in problem.what for name in (SUMS_NAME, MARKER_NAME))
+
+
+@pytest.mark.parametrize("path", [SUMS_NAME, f"deep/{SUMS_NAME}", f"deep/{MARKER_NAME}"])
+def test_a_file_that_meets_nothing(path: str, tmp_path: Path) -> None:
+    (tmp_path / path).parent.mkdir(exist_ok=True)
+    (tmp_path / path).write_bytes(b"x")
+    assert not read_tree(tmp_path).problems
+
+
+def test_a_file_that_goes_away_after_the_listing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "model.bin").write_bytes(b"x")
+
+    def read_and_lose(root: Path) -> LocalTree:
+        tree = read_tree(root)
+        (tmp_path / "model.bin").unlink()
+        return tree
+
+    monkeypatch.setattr(run, "read_tree", read_and_lose)
+    assert command.main(["upload", str(tmp_path), "s3://bucket/m/v1/", "--endpoint-url", "http://127.0.0.1:9"]) == 1
+    told = capsys.readouterr().err
+    assert [words for words in ("model.bin", "nothing was marked", "run it again") if words not in told] == []
+
+
+def test_settings_of_the_aws_tools_that_are_wrong(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("AWS_PROFILE", "that-nobody-wrote")
+    assert command.main(["upload", str(tmp_path), "s3://bucket/m/v1/"]) == 1
+    assert "that-nobody-wrote" in capsys.readouterr().err

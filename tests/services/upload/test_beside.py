@@ -70,6 +70,18 @@ def test_many_small_files_are_not_asked_for_again_and_again(bucket: Bucket, tmp_
     assert len(asked) <= 5 * count
 
 
+def test_a_server_that_goes_away_before_the_first_file(bucket: Bucket, tmp_path: Path) -> None:
+    client = client_of(bucket)
+
+    def go_away(_: dict[str, Any]) -> None:
+        raise EndpointConnectionError(endpoint_url="of the store")
+
+    before(client, "ListMultipartUploads", go_away)
+    upload = Upload(write(tmp_path / "model", {"config.json": b"{}"}), Destination(bucket.location(), client))
+    with pytest.raises(SourceUnavailable, match="of the store"):
+        upload.run()
+
+
 def test_no_part_is_under_way_when_an_upload_is_aborted(bucket: Bucket, tmp_path: Path) -> None:
     client, second_begun, aborting, events = client_of(bucket), threading.Event(), threading.Event(), list[str]()
 
