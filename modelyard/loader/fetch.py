@@ -145,9 +145,8 @@ class Fetch:
 
     def _end(self, ended: _Ended) -> None:
         del self._by_id[id(ended.running)]
-        ended.running.transfer = (
-            None  # which holds this by its callback: a circle that keeps the engine's 13 KiB a file until the collector comes
-        )
+        # Its callback holds this: a circle of 3 KiB a file until the collector comes, which it does late among many objects.
+        ended.running.transfer = None
         error = ended.error
         if error is None:
             try:
@@ -179,7 +178,7 @@ class Fetch:
             staged.restart()
         else:  # that it got further forgives what was before: a large file outlives many connections
             running.failures = 1 if staged.position > running.begun_at else running.failures + 1
-        running.transfer, running.stalled = None, False
+        running.stalled = False
         self._waiting.append(running)
         tries = max(running.failures, running.mismatches)
         if not error.retryable or tries >= self.tuning.attempts:
