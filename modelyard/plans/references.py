@@ -5,11 +5,12 @@ and T9k's own fields by ``pvc://`` addresses and ``pvc: {name, subPath}``. What 
 kept rather than too little.
 """
 
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from modelyard.plans.same_volume import SAME_ROOT, Nesting, tidy
 
 #: On an object or its pod template: which models of a claim that it mounts whole it uses, as ``a@v1,b@v2``.
 MODELS_ANNOTATION = "modelyard.dev/models"
@@ -17,8 +18,9 @@ MODELS_ANNOTATION = "modelyard.dev/models"
 WHOLE = ""
 
 _ADDRESS = re.compile(r"pvc://([a-z0-9](?:[a-z0-9.-]*[a-z0-9])?)(/[^\s\"',]*)?")
-_NO_SOURCES = frozenset({"capacity", "claimRef", "nodeAffinity"})
 _MODEL = re.compile(r"[A-Za-z0-9._-]+(@[A-Za-z0-9._-]+)?")
+#: Claim, path on it, and the models that an annotation names for a mount of the whole.
+_Mount = tuple[str, str, frozenset[str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,51 +48,52 @@ class References:
         return tuple(sorted({use.who for use in self.uses if use.covers(model, version)}))
 
 
-def used_paths(manifest: Mapping[str, Any], claims: Iterable[str]) -> frozenset[str]:
-    """The paths on any of ``claims``, which are of the object's namespace and one volume, that the object uses."""
+def used_paths(manifest: Mapping[str, Any], claims: Iterable[str], nesting: Nesting = SAME_ROOT) -> frozenset[str]:
+    """The paths on the cache's volume that the object uses by ``claims``, which are of its namespace and lie to the cache as ``nesting``.
+
+    A mount of the whole is narrowed to what the nearest annotation names: that of its pod template, else the object's own.
+    """
     wanted = frozenset(claims)
-    found = frozenset(path for claim, path in _mounts(manifest) if claim in wanted) | _from_templates(manifest, wanted)
-    return _narrowed(found, manifest)
+    found: set[str] = set()
+    for claim, path, models in (*_mounts(manifest), *_from_templates(manifest, wanted)):
+        place = nesting.on_cache(path) if claim in wanted else None
+        if place is not None:
+            found |= models if place == WHOLE and models else {place}
+    return frozenset(found)
 
 
-def _narrowed(found: frozenset[str], manifest: Mapping[str, Any]) -> frozenset[str]:
-    """A mount of the whole, narrowed to what the annotation names; one that cannot be read narrows nothing."""
-    models = _annotated(manifest)
-    return (found - {WHOLE}) | models if WHOLE in found and models else found
-
-
-def _annotated(manifest: Mapping[str, Any]) -> frozenset[str]:
-    """What the annotation names, wherever in the object it stands: on itself, on a template, on KServe's predictor."""
-    holders = [
-        node["annotations"] for node in _nodes(manifest) if isinstance(node, Mapping) and isinstance(node.get("annotations"), Mapping)
-    ]
-    names = [name.strip() for held in holders if (text := held.get(MODELS_ANNOTATION)) for name in str(text).split(",")]
+def _annotated(node: Mapping[str, Any], inherited: frozenset[str]) -> frozenset[str]:
+    """What holds for all below ``node``: KServe's components have their annotations beside the pod's fields. Nothing if ill-written."""
+    holders = [place.get("annotations") for place in (node, node.get("metadata")) if isinstance(place, Mapping)]
+    texts = [str(held[MODELS_ANNOTATION]) for held in holders if isinstance(held, Mapping) and held.get(MODELS_ANNOTATION)]
+    names = [name.strip() for text in texts for name in text.split(",")]
     if not all(_MODEL.fullmatch(name) for name in names):
         return frozenset()
-    return frozenset(name.replace("@", "/") for name in names)
+    return frozenset(name.replace("@", "/") for name in names) if names else inherited
 
 
-def _mounts(manifest: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    for node in _nodes(manifest.get("spec")):
+def _mounts(manifest: Mapping[str, Any]) -> Iterator[_Mount]:
+    for node, models in _nodes(manifest.get("spec"), _annotated(manifest, frozenset())):
         if isinstance(node, str):
-            yield from ((claim, _tidy(path or WHOLE)) for claim, path in _ADDRESS.findall(node))
+            yield from ((claim, tidy(path or WHOLE), models) for claim, path in _ADDRESS.findall(node))
             continue
-        yield from _of_pod(node)
+        yield from ((claim, path, models) for claim, path in _of_pod(node))
         if isinstance(pvc := node.get("pvc"), Mapping) and isinstance(name := pvc.get("name"), str):
-            yield name, _tidy(str(pvc.get("subPath") or WHOLE))
+            yield name, tidy(str(pvc.get("subPath") or WHOLE)), models
 
 
-def _nodes(value: object) -> Iterator[Any]:
-    """Every mapping and every text below ``value``."""
+def _nodes(value: object, models: frozenset[str]) -> Iterator[tuple[Any, frozenset[str]]]:
+    """Every mapping and every text below ``value``, with the models that are annotated nearest above it."""
     if isinstance(value, Mapping):
-        yield value
+        here = _annotated(value, models)
+        yield value, here
         for below in value.values():
-            yield from _nodes(below)
+            yield from _nodes(below, here)
     elif isinstance(value, list):
         for below in value:
-            yield from _nodes(below)
+            yield from _nodes(below, models)
     elif isinstance(value, str):
-        yield value
+        yield value, models
 
 
 def _of_pod(spec: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -112,7 +115,7 @@ def _containers(spec: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
 def _mounted(container: Mapping[str, Any], volume: object) -> Iterator[str]:
     for mount in _mappings(container.get("volumeMounts")):
         if mount.get("name") == volume:  # what an expression comes to is known only in the pod
-            yield WHOLE if mount.get("subPathExpr") else _tidy(str(mount.get("subPath") or WHOLE))
+            yield WHOLE if mount.get("subPathExpr") else tidy(str(mount.get("subPath") or WHOLE))
     if any(device.get("name") == volume for device in _mappings(container.get("volumeDevices"))):
         yield WHOLE
 
@@ -121,30 +124,27 @@ def _mappings(value: object) -> list[Mapping[str, Any]]:
     return [each for each in value if isinstance(each, Mapping)] if isinstance(value, list) else []
 
 
-def _tidy(path: str) -> str:
-    segments = [segment for segment in path.split("/") if segment not in {"", "."}]
-    return WHOLE if ".." in segments else "/".join(segments)
-
-
-def _from_templates(manifest: Mapping[str, Any], claims: frozenset[str]) -> frozenset[str]:
+def _from_templates(manifest: Mapping[str, Any], claims: frozenset[str]) -> Iterator[_Mount]:
     """A StatefulSet's claims are named ``<template>-<set>-<ordinal>``."""
     templates = _mappings((manifest.get("spec") or {}).get("volumeClaimTemplates"))
-    name = re.escape((manifest.get("metadata") or {}).get("name", ""))
+    name, models = re.escape((manifest.get("metadata") or {}).get("name", "")), _annotated(manifest, frozenset())
     patterns = [rf"{re.escape(str((template.get('metadata') or {}).get('name')))}-{name}-\d+" for template in templates]
-    return frozenset(WHOLE for pattern in patterns for claim in claims if re.fullmatch(pattern, claim))
+    return ((claim, WHOLE, models) for pattern in patterns for claim in claims if re.fullmatch(pattern, claim))
 
 
-def uses_in(objects: Iterable[Mapping[str, Any]], claims: Mapping[str, frozenset[str]]) -> tuple[Use, ...]:
-    """Who of ``objects`` uses any of ``claims`` (by namespace). What an object's owner among them says already is not told twice.
+def uses_in(objects: Iterable[Mapping[str, Any]], claims: Mapping[str, frozenset[str]], nesting: Nesting = SAME_ROOT) -> tuple[Use, ...]:
+    """Who of ``objects`` uses any of ``claims`` (by namespace), which lie to the cache as ``nesting``.
 
-    Owners must stand before what they own. Ended pods and Jobs use nothing, nor do our own loaders; a ReplicaSet of no
-    replicas is a Deployment's history and left out if that is among the objects.
+    What an object's owner among them says already is not told twice. Owners must stand before what they own. Ended pods
+    and Jobs use nothing, nor do our own loaders; a ReplicaSet of no replicas is a Deployment's history and left out if that
+    is among the objects.
     """
     told: dict[str, frozenset[str]] = {}
     uses = []
     for manifest in objects:
         metadata = manifest["metadata"]
-        paths = frozenset() if _ended(manifest) or _is_loader(metadata) else used_paths(manifest, claims.get(metadata["namespace"], ()))
+        idle = _ended(manifest) or _is_loader(metadata)
+        paths = frozenset() if idle else used_paths(manifest, claims.get(metadata["namespace"], ()), nesting)
         owners = [told[uid] for owner in metadata.get("ownerReferences") or () if (uid := owner.get("uid")) in told]
         told[metadata["uid"]] = paths
         history = manifest["kind"] == "ReplicaSet" and manifest["spec"].get("replicas") == 0
@@ -165,26 +165,3 @@ def _ended(manifest: Mapping[str, Any]) -> bool:
 def _is_loader(metadata: Mapping[str, Any]) -> bool:
     labels = metadata.get("labels") or {}
     return labels.get("app.kubernetes.io/managed-by") == "modelyard" and labels.get("app.kubernetes.io/component") == "loader"
-
-
-def backend(volume: Mapping[str, Any]) -> tuple[str, ...]:
-    """What a PersistentVolume stands for, the same for copies of it: its kind, where, and a path or handle."""
-    spec = volume.get("spec") or {}
-    if nfs := spec.get("nfs"):
-        return ("nfs", str(nfs.get("server")), "/" + _tidy(str(nfs.get("path"))))
-    if host := spec.get("hostPath") or spec.get("local"):
-        return ("path", "", "/" + _tidy(str(host.get("path"))))
-    if csi := spec.get("csi"):  # a copy's handle has an end of its own (plans.sharing_rules.copied_handle)
-        return ("csi", str(csi.get("driver")), re.sub(r"--[0-9a-f]{12}$", "", str(csi.get("volumeHandle"))))
-    source = {key: value for key, value in spec.items() if isinstance(value, Mapping) and key not in _NO_SOURCES}
-    return ("other", "", json.dumps(source, sort_keys=True))
-
-
-def same_volume(one: tuple[str, ...], other: tuple[str, ...]) -> bool:
-    """Whether two backends share bytes: equal, or one path within the other."""
-    if one == other:
-        return True
-    if one[0] not in {"nfs", "path"} or one[:2] != other[:2]:
-        return False
-    above, below = sorted((one[2].rstrip("/") + "/", other[2].rstrip("/") + "/"), key=len)
-    return below.startswith(above)

@@ -116,6 +116,11 @@ def copied_handle(volume: VolumeFacts, copy: str) -> str:
     return f"{volume.handle or ''}--{hashlib.sha256(copy.encode()).hexdigest()[:_SUFFIX_CHARS]}"
 
 
+def mounts_by_handle(driver: str) -> bool:
+    """Whether the node is known to mount this driver's volumes by their handle alone."""
+    return any(row.handle is HandleRule.SAME and fnmatchcase(driver, row.pattern) for row in _DRIVERS)
+
+
 def _block(volume: VolumeFacts) -> str | None:
     if volume.volume_mode == "Block":
         return "it is a raw block volume, which has no files"

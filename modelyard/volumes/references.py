@@ -6,13 +6,13 @@ listed is told, and counts as in use.
 """
 
 from collections import defaultdict
-from collections.abc import Mapping
 
 from modelyard.errors import ClusterRefused, ClusterUnavailable
 from modelyard.kube.apply import patiently
 from modelyard.kube.client import Kube, Manifests
 from modelyard.kube.failures import NotFound
-from modelyard.plans.references import References, backend, same_volume, uses_in
+from modelyard.plans.references import References, uses_in
+from modelyard.plans.same_volume import SAME_ROOT, Nesting, backend, nesting
 from modelyard.volumes.copies import is_released
 
 #: Owners before what they own.
@@ -35,11 +35,15 @@ KINDS = (
 )
 
 
+#: By how they lie to the cache's volume, then by namespace.
+_Claims = dict[Nesting, dict[str, frozenset[str]]]
+
+
 def read_references(kube: Kube, namespace: str, claim: str) -> References:
     """Who uses the volume of ``claim``, and what could not be listed."""
     claims, unknown = _claims_of_volume(kube, namespace, claim)
     objects: Manifests = []
-    for place in sorted(claims):
+    for place in sorted({namespace for places in claims.values() for namespace in places}):
         for kind in KINDS:
             try:
                 objects += patiently(lambda kind=kind, place=place: kube.list(kind, place))  # type: ignore[misc]
@@ -47,12 +51,13 @@ def read_references(kube: Kube, namespace: str, claim: str) -> References:
                 continue
             except (ClusterRefused, ClusterUnavailable) as error:
                 unknown.append(f"{kind}s of namespace {place} cannot be listed ({error})")
-    return References(uses_in(objects, claims), tuple(unknown))
+    uses = (use for lie, places in claims.items() for use in uses_in(objects, places, lie))
+    return References(tuple(uses), tuple(unknown))
 
 
-def _claims_of_volume(kube: Kube, namespace: str, claim: str) -> tuple[Mapping[str, frozenset[str]], list[str]]:
-    """The claims, by namespace, that have the volume of ``claim``; and why there may be more."""
-    found = defaultdict(frozenset[str], {namespace: frozenset({claim})})
+def _claims_of_volume(kube: Kube, namespace: str, claim: str) -> tuple[_Claims, list[str]]:
+    """The claims that have the volume of ``claim``, or one within or around it; and why there may be more."""
+    found: _Claims = {SAME_ROOT: defaultdict(frozenset[str], {namespace: frozenset({claim})})}
     try:
         volumes = patiently(lambda: kube.list("PersistentVolume"))
     except (ClusterRefused, ClusterUnavailable) as error:
@@ -60,6 +65,7 @@ def _claims_of_volume(kube: Kube, namespace: str, claim: str) -> tuple[Mapping[s
     bound = [(backend(volume), volume["spec"]["claimRef"], is_released(volume)) for volume in volumes if volume["spec"].get("claimRef")]
     own = [place for place, ref, _ in bound if (ref.get("namespace"), ref.get("name")) == (namespace, claim)]
     for place, ref, released in bound:  # a claim that is gone has no users, and its namespace may be gone as well
-        if not released and any(same_volume(place, mine) for mine in own):
-            found[ref["namespace"]] |= {ref["name"]}
+        for lie in {nesting(mine, place) for mine in own if not released}:
+            if lie is not None:
+                found.setdefault(lie, defaultdict(frozenset[str]))[ref["namespace"]] |= {ref["name"]}
     return found, []

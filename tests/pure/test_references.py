@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from modelyard.plans.references import WHOLE, References, Use, backend, same_volume, used_paths, uses_in
+from modelyard.plans.references import WHOLE, References, Use, used_paths, uses_in
+from modelyard.plans.same_volume import Nesting
 
 CLAIMS = {"ns": frozenset({"cache"})}
 
@@ -143,25 +144,33 @@ def test_of_names_each_user_once_in_order() -> None:
     assert References(uses).of("m", "1") == ("a", "b")
 
 
-def volume(**spec: Any) -> tuple[str, ...]:
-    return backend({"metadata": {"name": "pv"}, "spec": {"capacity": {"storage": "1Gi"}, "claimRef": {"name": "c"}, **spec}})
+def test_a_template_s_annotation_holds_for_its_own_mounts_only() -> None:
+    annotated = {"predictor": {"annotations": {"modelyard.dev/models": "llama@v1"}, **pod_spec("")}}
+    assert used_paths(an_object("InferenceService", annotated), {"cache"}) == {"llama/v1"}
+    beside = {**annotated, "transformer": pod_spec("")}
+    assert used_paths(an_object("InferenceService", beside), {"cache"}) == {"llama/v1", WHOLE}
+    whole = an_object("InferenceService", beside, annotations={"modelyard.dev/models": "bert@v2"})
+    assert used_paths(whole, {"cache"}) == {"llama/v1", "bert/v2"}
+    ill = an_object("Deployment", template(pod_spec(""), **{"modelyard.dev/models": "/etc"}), annotations={"modelyard.dev/models": "a@v1"})
+    assert used_paths(ill, {"cache"}) == {WHOLE}
 
 
 @pytest.mark.parametrize(
-    ("one", "other", "same"),
+    ("nesting", "sub_path", "paths"),
     [
-        pytest.param(
-            {"nfs": {"server": "s", "path": "/a/"}}, {"nfs": {"server": "s", "path": "/a", "readOnly": True}}, True, id="nfs copy"
-        ),
-        pytest.param({"nfs": {"server": "s", "path": "/a"}}, {"nfs": {"server": "t", "path": "/a"}}, False, id="another server"),
-        pytest.param({"nfs": {"server": "s", "path": "/a/b"}}, {"nfs": {"server": "s", "path": "/"}}, True, id="the export above it"),
-        pytest.param({"hostPath": {"path": "/a"}}, {"hostPath": {"path": "/ab"}}, False, id="a longer name"),
-        pytest.param(
-            {"csi": {"driver": "d", "volumeHandle": "h"}}, {"csi": {"driver": "d", "volumeHandle": "h--0123456789ab"}}, True, id="csi copy"
-        ),
-        pytest.param({"csi": {"driver": "d", "volumeHandle": "h"}}, {"csi": {"driver": "d", "volumeHandle": "i"}}, False, id="csi other"),
-        pytest.param({"fc": {"lun": 1}}, {"fc": {"lun": 1}}, True, id="another kind"),
+        pytest.param(Nesting(below="llama"), "v1", {"llama/v1"}, id="a directory of the cache"),
+        pytest.param(Nesting(below="llama"), "", {"llama"}, id="all of a directory of the cache"),
+        pytest.param(Nesting(above="models"), "models/llama/v1", {"llama/v1"}, id="the export above the cache"),
+        pytest.param(Nesting(above="a/models"), "a", {WHOLE}, id="a directory above the cache"),
+        pytest.param(Nesting(above="models"), "models", {WHOLE}, id="the cache in the export above it"),
+        pytest.param(Nesting(above="models"), "", {WHOLE}, id="all of the export above"),
+        pytest.param(Nesting(above="models"), "models-2/llama/v1", set(), id="beside the cache"),
     ],
 )
-def test_same_volume(one: dict[str, Any], other: dict[str, Any], same: bool) -> None:  # noqa: FBT001
-    assert same_volume(volume(**one), volume(**other)) is same
+def test_paths_on_a_volume_around_or_within_the_cache_s(nesting: Nesting, sub_path: str, paths: set[str]) -> None:
+    assert used_paths(an_object("Pod", pod_spec(sub_path)), {"cache"}, nesting) == paths
+
+
+def test_an_annotation_names_models_of_the_cache_on_the_export_above_it_too() -> None:
+    pod = an_object("Pod", pod_spec(""), annotations={"modelyard.dev/models": "llama@v1"})
+    assert uses_in([pod], CLAIMS, Nesting(above="models")) == (Use("Pod/ns/w", frozenset({"llama/v1"})),)
