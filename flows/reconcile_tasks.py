@@ -11,16 +11,16 @@ from prefect.logging import get_run_logger
 from flows.orders import carry_out
 from flows.retries import retried
 from modelyard.caches import CacheSpec
-from modelyard.errors import ClaimUnusable, ClusterRefused, ClusterUnavailable, LoaderInterrupted, ModelyardError, Refused
+from modelyard.errors import ClaimUnusable, ClusterRefused, ClusterUnavailable, LoaderInterrupted, ModelyardError
 from modelyard.kube.client import Kube
 from modelyard.kube.failures import Changed, NotFound
 from modelyard.models import ModelRef
 from modelyard.orders import InspectResult, InspectSpec, RemoveResult, RemoveSpec, VersionEntry
 from modelyard.plans.catalogue import Act, CacheFacts, Decision, plan_catalogue
 from modelyard.plans.catalogue_status import Finding, Phase, Usage, removed
-from modelyard.plans.placement import plan_placement
+from modelyard.plans.placement import node_for
 from modelyard.quantities import format_bytes
-from modelyard.volumes.catalogue import Entry, drop, now, project, read_catalogue, write_finding, write_status
+from modelyard.volumes.catalogue import Entry, drop, now, project, read_again, read_catalogue, write_finding, write_status
 from modelyard.volumes.claims import read_claim
 from modelyard.volumes.references import read_references
 from modelyard.volumes.running_loads import read_running_loads
@@ -86,10 +86,8 @@ def _on_volume(kube: Kube, cache: CacheSpec) -> Iterator[VersionEntry]:
     if claim.phase != "Bound" or claim.deleting:
         phase = "being deleted" if claim.deleting else claim.phase
         raise ClaimUnusable(f"PersistentVolumeClaim/{cache.namespace}/{cache.claim} is {phase}; use another pvcNameSuffix")
-    placement = plan_placement(cache, claim, binds_late=False)
-    if placement.problems:
-        raise Refused(placement.problems)
-    report = carry_out(kube, InspectSpec(), cache, InspectResult, timeout=INSPECT_TIMEOUT, node=placement.node)
+    node = node_for(cache, claim)
+    report = carry_out(kube, InspectSpec(), cache, InspectResult, timeout=INSPECT_TIMEOUT, node=node, hurried=True)
     for line in report.entries:
         yield VersionEntry.model_validate({key: value for key, value in line.items() if key != "event"})
 
@@ -124,12 +122,12 @@ def _write(kube: Kube, decision: Decision, entry: Entry | None) -> str | None:
 
 @task(task_run_name="remove-{decision.target.model}@{decision.target.version}", **retried(ClusterUnavailable))
 def remove(kube: Kube, plan: Planned, decision: Decision) -> bool:
-    """Remove one version's bytes, unless something began to use it meanwhile; whether they are gone.
+    """Remove one version's bytes, unless something began to use it or a person took it back meanwhile; whether they are gone.
 
     A failure stands in the object's status.
     """
     cache, entry, target = plan.cache, plan.entry_of(decision), decision.target
-    if cache is None or entry is None:
+    if cache is None or entry is None or not _still_to_go(kube, entry):
         return False
     references = read_references(kube, cache.namespace, cache.claim)
     if Usage(references.of(target.model, target.version), references.unknown).any:
@@ -137,7 +135,8 @@ def remove(kube: Kube, plan: Planned, decision: Decision) -> bool:
         return False
     order = RemoveSpec(model=ModelRef(name=target.model, version=target.version), digest=decision.entry.digest if decision.entry else None)
     try:
-        result = carry_out(kube, order, cache, RemoveResult, timeout=REMOVE_TIMEOUT).result
+        node = node_for(cache, read_claim(kube, cache.namespace, cache.claim), order)
+        result = carry_out(kube, order, cache, RemoveResult, timeout=REMOVE_TIMEOUT, node=node).result
     except ClusterUnavailable:
         raise
     except ModelyardError as error:
@@ -149,6 +148,19 @@ def remove(kube: Kube, plan: Planned, decision: Decision) -> bool:
     get_run_logger().info("%s removed: %d files, %s freed", target, result.files, format_bytes(result.freed_bytes))
     _tell(kube, entry, removed())
     return True
+
+
+def _still_to_go(kube: Kube, entry: Entry) -> bool:
+    """Whether the object is there and says as it did when it was looked at: removals stand in a queue, and inspections before them."""
+    try:
+        live = read_again(kube, entry).model
+    except NotFound as error:
+        get_run_logger().warning("not removed: %s", error)
+        return False
+    if live.to_be_removed and (live.cache, live.key) == (entry.model.cache, entry.model.key):
+        return True
+    get_run_logger().warning("%s was changed since it was looked at: not removed", live)
+    return False
 
 
 def _tell(kube: Kube, entry: Entry, finding: Finding) -> None:

@@ -19,6 +19,7 @@ from modelyard.kube.client import Kube
 from modelyard.kube.run_loader import end_jobs_of_run, end_never_started
 from modelyard.names import slug
 from modelyard.orders import DamageEntry, Report, VerifyResult, VerifySpec, VersionVerdict
+from modelyard.plans.placement import node_for
 from modelyard.plans.verify import damage_error, describe_verification, finding_rows, plan_verification, summary, unrepaired
 from modelyard.volumes.claims import read_claim
 
@@ -67,14 +68,14 @@ def verify_cache(
         repair: Fetch damaged and missing files anew. Foreign files are never touched.
 
     Raises:
-        Refused: there is no such claim or model; nothing was read.
+        Refused: there is no such claim or model, or no pod can mount the claim now; nothing was read.
         VolumeUnusable: damage was found and not repaired; the table of findings has each file.
     """
     settings, kube = load_block(ModelCache, cache).spec(), Kube(load_block(Cluster, cluster).get_client())
     bucket = load_block(S3Source, source) if repair else None
     claim = read_claim(kube, settings.namespace, settings.claim)
     spec = plan_verification(settings, claim, models, share, datetime.now(UTC).date(), bucket.location() if bucket else None)
-    report = reread(spec, settings, bucket, kube)
+    report = reread(spec, settings, bucket, kube, node_for(settings, claim))
     entries = [DamageEntry.model_validate(each) for each in _values(report) if "path" in each]
     verdicts = [VersionVerdict.model_validate(each) for each in _values(report) if "path" not in each]
     where = f"{settings.namespace}/{settings.claim}"
@@ -86,7 +87,7 @@ def verify_cache(
 
 
 @task(task_run_name="verify-{cache.claim}", **retried(ClusterUnavailable, LoaderInterrupted))
-def reread(spec: VerifySpec, cache: CacheSpec, source: S3Source | None, kube: Kube) -> Report[VerifyResult]:
+def reread(spec: VerifySpec, cache: CacheSpec, source: S3Source | None, kube: Kube, node: str | None) -> Report[VerifyResult]:
     """Run the verification's Job beside the volume to its end."""
     progress = LoadProgress(_key(cache, "progress"), f"verify {cache.claim}")
     report = carry_out(
@@ -98,6 +99,7 @@ def reread(spec: VerifySpec, cache: CacheSpec, source: S3Source | None, kube: Ku
         secret_data=source.secret_data() if source else None,
         on_progress=progress,
         on_note=progress.note,
+        node=node,
     )
     progress.finish(summary(report.result))
     return report

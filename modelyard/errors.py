@@ -174,6 +174,11 @@ def from_data(data: dict[str, Any]) -> ModelyardError:
     return kind(message)
 
 
+def is_permanent(name: str) -> bool:
+    """Whether ``name`` is an error of ours that no other try helps against until a person changes something."""
+    return issubclass(_kinds().get(name, Temporary), Permanent)
+
+
 def _fitting(text: str) -> str:
     """As much of the start of ``text`` as fits."""
     kept = text[:MAX_MESSAGE_CHARS]

@@ -6,6 +6,7 @@
     Absent                anything of ours     Removing; refused while in use   remove
     Present               ready | damaged      Ready | Damaged
     Present               less                 Pending                          load
+    Present               less, failed lately  Failed                           load an hour later
     none (projection)     ready | damaged      Ready | Damaged
     none (projection)     less                 Failed | Removing | Absent
     no object             anything of ours     as a projection                  restore
@@ -21,12 +22,14 @@ from enum import StrEnum
 from typing import Any
 
 from modelyard.orders import VersionEntry, VersionState
-from modelyard.plans.catalogue_status import Content, Context, Finding, Phase, Usage, next_status, ready, removed
+from modelyard.plans.catalogue_status import LOAD_FAILED, Content, Context, Finding, Phase, Usage, next_status, ready, removed, timestamp
 from modelyard.plans.references import References
 from modelyard.quantities import format_bytes
 
 #: A preload says Loading before its Job is there: listing the source, making the claim and binding it take a while.
 LOADING_GRACE = timedelta(minutes=15)
+#: A load that failed for a reason that a person must remove is not tried again for so long: it may cost terabytes each time.
+RETRY_PAUSE = timedelta(hours=1)
 #: What a version is, where an inspection found several things of it: the first of these.
 _ORDER = (
     VersionState.DAMAGED,
@@ -72,6 +75,11 @@ class CachedModel:
     def declared(self) -> bool:
         """Whether a person asked for something by it."""
         return not self.projected or self.state is not None or self.pinned
+
+    @property
+    def to_be_removed(self) -> bool:
+        """Whether a person wants its bytes gone, and does not hold them by ``pinned``."""
+        return self.state == "Absent" and not self.pinned
 
     def __str__(self) -> str:
         return f"CachedModel/{self.namespace}/{self.name}"
@@ -258,8 +266,21 @@ class _Judge:
             known = ", ".join(sorted(self.facts.sources)) or "none"
             words = f"there is no Modelyard S3 Source block {source.block!r} (there are: {known}); create it in Prefect"
             return Finding(Phase.FAILED, "NoSourceBlock", words), Act.NONE
+        if failure := self._failed_lately():
+            return failure, Act.NONE
         words = f"will be loaded from {source.path} of source {source.block}"
         return Finding(Phase.PENDING, "Declared", words), Act.LOAD
+
+    def _failed_lately(self) -> Finding | None:
+        """A load of this very declaration that failed for a reason that a person must remove, and is not tried again yet."""
+        failed = _condition(self.model.status, LOAD_FAILED)
+        if failed.get("observedGeneration") != self.model.generation:
+            return None
+        again = datetime.fromisoformat(failed["lastTransitionTime"]) + RETRY_PAUSE
+        if datetime.fromisoformat(self.facts.now) >= again:
+            return None
+        step = f"tried again after {timestamp(again)}, or at once when this object is changed or a preload is run"
+        return Finding(Phase.FAILED, str(failed["reason"]), f"{failed['message']}; {step}", retold=True)
 
     def _left(self) -> Finding:
         """A projection of less than a whole version."""
@@ -269,7 +290,7 @@ class _Judge:
         if entry and entry.state is VersionState.REMOVING:
             return Finding(Phase.REMOVING, "HalfRemoved", "its removal was cut short; set state Absent to finish it, or preload it again")
         if previous.get("phase") == Phase.FAILED and not _outdated(previous):
-            return Finding(Phase.FAILED, _reason(previous), str(previous.get("message", "")))
+            return Finding(Phase.FAILED, _reason(previous), str(previous.get("message", "")), retold=True)
         if entry and entry.state in {VersionState.STAGING, VersionState.PUBLISHING}:
             kept = f"{format_bytes(entry.bytes)} of it are kept"
             words = f"its load was cut short, {kept}; preload it again to go on, or set state Absent to remove them"
@@ -279,7 +300,7 @@ class _Judge:
         return Finding(Phase.ABSENT, "Gone", "no longer on the volume; set state Present to load it again, or delete this object")
 
     def _stale(self, previous: Mapping[str, Any]) -> bool:
-        since = next((each["lastTransitionTime"] for each in previous.get("conditions") or () if each.get("type") == "Ready"), None)
+        since = _condition(previous, "Ready").get("lastTransitionTime")
         return since is None or datetime.fromisoformat(self.facts.now) - datetime.fromisoformat(since) > LOADING_GRACE
 
 
@@ -320,8 +341,14 @@ def _carried_on(previous: Mapping[str, Any]) -> Finding:
 
 def _outdated(previous: Mapping[str, Any]) -> bool:
     """Whether what a status says of its failure was our own judgement, which is made anew, and not the words of a preload."""
-    refused = any(each.get("type") == "RemovalRefused" for each in previous.get("conditions") or ())
-    return refused or _reason(previous) in {"Conflict", "ForeignFiles", "NoSource", "NoSourceBlock", "Interrupted", "NoCache"}
+    return bool(_condition(previous, "RemovalRefused")) or _reason(previous) in {
+        "Conflict",
+        "ForeignFiles",
+        "NoSource",
+        "NoSourceBlock",
+        "Interrupted",
+        "NoCache",
+    }
 
 
 def _refused(finding: Finding, reason: str, words: str) -> Finding:
@@ -329,4 +356,8 @@ def _refused(finding: Finding, reason: str, words: str) -> Finding:
 
 
 def _reason(status: Mapping[str, Any]) -> str:
-    return next((str(each["reason"]) for each in status.get("conditions") or () if each.get("type") == "Ready"), "Unknown")
+    return str(_condition(status, "Ready").get("reason", "Unknown"))
+
+
+def _condition(status: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
+    return next((each for each in status.get("conditions") or () if each.get("type") == kind), {})

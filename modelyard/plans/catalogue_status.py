@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
+from modelyard.errors import is_permanent
 from modelyard.orders import Progress
 from modelyard.quantities import format_bytes
 
@@ -20,6 +21,8 @@ Status = Mapping[str, Any]
 
 #: While a model is in use, ``lastUsedAt`` is written anew no more often than this: each write goes to etcd and to all who watch.
 USE_RESOLUTION = timedelta(hours=1)
+#: The condition of a load that failed for a reason that a person must remove; since when tells how long no other is tried.
+LOAD_FAILED = "LoadFailed"
 _MOST_USERS = 20
 _MOST_TEXT = 2000
 _CONTENT = ("bytes", "size", "files", "digest", "loadedAt")
@@ -89,6 +92,7 @@ class Finding:
     refusal: tuple[str, str] | None = None  # reason and words of why state Absent is not carried out
     conflict: str | None = None
     verification: Verification | None = None  # None: the bytes were not read, what was known of them stays
+    retold: bool = False  # what was told of a failed load before; since when stays
     anew: bool = False  # they were loaded just now: what was known of those before is void
 
     @property
@@ -248,6 +252,10 @@ def _conditions(finding: Finding, context: Context) -> Iterator[dict[str, Any]]:
         yield held
     if finding.refusal:
         yield condition("RemovalRefused", "True", *finding.refusal)
+    if finding.retold:
+        yield from filter(None, [_condition(context.previous, LOAD_FAILED)])
+    elif finding.phase is Phase.FAILED and is_permanent(finding.reason):
+        yield {**condition(LOAD_FAILED, "True", finding.reason, finding.message), "lastTransitionTime": context.now}
     if finding.conflict:
         yield condition("Conflict", "True", "DeclaredTwice", finding.conflict)
 

@@ -6,7 +6,8 @@ https://kubernetes.io/docs/concepts/storage/persistent-volumes/#access-modes: Re
 from dataclasses import dataclass
 
 from modelyard.caches import AccessMode, CacheSpec
-from modelyard.errors import Problem
+from modelyard.errors import Problem, Refused
+from modelyard.orders import Order
 from modelyard.plans.claim_facts import ClaimFacts
 
 _SHOWN = 3
@@ -33,6 +34,20 @@ def plan_placement(cache: CacheSpec, claim: ClaimFacts | None, *, binds_late: bo
     if AccessMode.READ_WRITE_ONCE not in modes and AccessMode.READ_WRITE_ONCE_POD in modes:
         return _one_pod(claim, late)
     return _one_node(claim, late, own_job)
+
+
+def node_for(cache: CacheSpec, claim: ClaimFacts | None, order: Order | None = None) -> str | None:
+    """The node on which a pod must run beside a claim that was bound before; None leaves it to the scheduler.
+
+    ``order`` is given where its Job has one name in every run, which is then joined where it runs.
+
+    Raises:
+        Refused: no pod can mount the claim now.
+    """
+    placement = plan_placement(cache, claim, binds_late=False, own_job=order.job_name(cache.claim, "") if order else None)
+    if placement.problems:
+        raise Refused(placement.problems)
+    return placement.node
 
 
 def _reach(claim: ClaimFacts | None) -> tuple[str, ...]:

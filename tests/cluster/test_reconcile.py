@@ -9,11 +9,14 @@ import pytest
 from prefect.client.orchestration import get_client
 
 import devcluster
+import flows.reconcile
 from blocks import ModelCache, load_block
 from flows.preload import preload_model
 from flows.reconcile import ReconcileReport, reconcile_caches
+from flows.reconcile_tasks import Planned, correct
 from flows.share import unshare_cache
 from modelyard.errors import Refused
+from modelyard.kube.client import Kube
 from modelyard.models import FileRecord, Manifest, ModelRef, S3Location
 from modelyard.names import cached_model_name
 from tests.cluster.catalogue import cached, change, condition, declaration, install, kubectl, row, shown
@@ -124,6 +127,35 @@ def test_a_deleted_object_takes_no_bytes_with_it_and_comes_back(stack: Stack) ->
     phase, message = told(stack, "again")
     assert (phase, f"CachedModel/{stack.name}/mine declares m@v1" in message) == ("Failed", True)
     assert condition(cached(stack.kube, stack.name, "again"), "Conflict")["status"] == "True"
+
+
+@pytest.mark.parametrize("spec", [{"state": "Present"}, {"state": None, "pinned": True}, None])
+def test_what_is_taken_back_before_its_removal_begins_stays(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch, spec: dict[str, Any] | None
+) -> None:
+    stack.put(config__json=b"{}")
+    preload_model(**stack.parameters())
+    name = cached_model_name(stack.name, "m", "v1")
+    change(stack.kube, stack.name, name, state="Absent")
+
+    def meanwhile(kube: Kube, plan: Planned) -> int:  # between the look and the removal
+        change(stack.kube, stack.name, name, **spec) if spec else stack.kube.delete("CachedModel", name, stack.name)
+        return int(correct(kube, plan))
+
+    monkeypatch.setattr(flows.reconcile, "correct", meanwhile)
+    report = run(stack)
+    assert (report.removed, report.failed) == ((), (f"{stack.name}/m@v1",))
+    assert (on_disk(stack) / "m/v1/config.json").exists()
+
+
+def test_a_cache_that_no_pod_can_look_at_leaves_no_job(stack: Stack) -> None:
+    stack.put(config__json=b"{}")
+    preload_model(**stack.parameters())
+    stack.cache(nodeSelector={"modelyard.dev/nowhere": "true"})
+    with pytest.raises(ExceptionGroup, match="could not be reconciled") as group:
+        run(stack)
+    assert "no node takes the pod" in str(group.value.exceptions)
+    assert stack.jobs() == []
 
 
 def test_progress_is_shown_while_it_loads(stack: Stack, frozen: FrozenLoader, kubeconfig: str) -> None:

@@ -21,6 +21,7 @@ from tests.cluster.catalogue import cached, condition, install, kubectl, row
 from tests.cluster.preload import conftest
 from tests.cluster.preload.conftest import Stack
 from tests.cluster.preload.test_flow import digests, wait_until
+from tests.cluster.preload.test_measured import workload
 
 pytestmark = pytest.mark.cluster
 stack, image = conftest.stack, conftest.image
@@ -154,4 +155,15 @@ def test_what_is_not_there_is_refused_with_all_reasons(stack: Stack) -> None:
         run(stack, models=["llama", "../m@v1"])
     told = str(refused.value)
     assert all(words in told for words in ("is not there", "'llama': names no version", "'../m'"))
+    assert stack.jobs() == []
+
+
+def test_a_claim_that_a_workload_holds_alone_is_refused_at_once(stack: Stack, image: str) -> None:
+    stack.put(config__json=b"{}")
+    stack.cache(accessMode="ReadWriteOncePod")
+    preload_model(**stack.parameters())
+    stack.kube.create(workload(stack.name, image))
+    wait_until(lambda: ((stack.kube.get("Pod", "web", stack.name) or {}).get("status") or {}).get("phase") == "Running", seconds=180)
+    with pytest.raises(Refused, match=f"is ReadWriteOncePod and mounted by Pod/{stack.name}/web"):
+        run(stack)
     assert stack.jobs() == []

@@ -1,5 +1,6 @@
 """What the catalogue shall say and what is done, by table: what is declared, what lies on the volume, who uses it."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -18,6 +19,7 @@ from modelyard.plans.catalogue import (
     plan_strays,
     ruling,
 )
+from modelyard.plans.catalogue_status import LOAD_FAILED, Context, Finding, Phase, next_status
 from modelyard.plans.references import WHOLE, References, Use
 
 NOW = "2026-11-21T12:00:00Z"
@@ -207,3 +209,39 @@ def test_names_fit_and_never_meet() -> None:
     assert cached_model_name("main", "llama", "v1").startswith("llama-v1-")
     keys = [("c", "a-b", "c"), ("c", "a", "b-c"), ("d", "a", "b-c"), ("c", "A", "b-c")]
     assert len({cached_model_name(*key) for key in keys}) == len(keys)
+
+
+@pytest.mark.parametrize(
+    ("state", "pinned", "gone"), [("Absent", False, True), ("Absent", True, False), ("Present", False, False), (None, False, False)]
+)
+def test_what_is_to_be_removed(state: str | None, pinned: bool, gone: bool) -> None:  # noqa: FBT001
+    assert declared(state=state, pinned=pinned).to_be_removed is gone
+
+
+def tried(status: Mapping[str, Any], since: str, now: str, **more: Any) -> tuple[Decision, str]:
+    """What becomes of a declared version whose load failed at ``since``, and since when that is told."""
+    previous = next_status(Finding(Phase.FAILED, "DigestMismatch", "a.bin is not what its author says"), Context(status, 1, since))
+    decision = one(declared(status=previous, **more), None, now=now)
+    return decision, next((each["lastTransitionTime"] for each in decision.status["conditions"] if each["type"] == LOAD_FAILED), "")
+
+
+def test_a_load_that_failed_for_good_is_tried_again_an_hour_later_or_when_the_object_is_changed() -> None:
+    since, at_once, next_run = "2026-11-21T12:00:00Z", "2026-11-21T12:00:01Z", "2026-11-21T12:10:00Z"
+    pending = one(declared(), None, now="2026-11-21T09:00:00Z").status  # not Ready for three hours already
+    decision, told = tried(pending, since, at_once)
+    assert (decision.act, decision.status["phase"], told) == (Act.NONE, "Failed", since)
+    message = decision.status["message"]
+    assert message.startswith("a.bin is not what its author says; tried again after 2026-11-21T13:00:00Z, or at once when this object is")
+    later = one(declared(status=decision.status), None, now=next_run)
+    assert (later.act, later.changes) == (Act.NONE, False), "the same words, and no write"
+    over = one(declared(status=later.status), None, now="2026-11-21T13:00:00Z")
+    assert (over.act, over.status["phase"]) == (Act.LOAD, "Pending")
+    assert all(each["type"] != LOAD_FAILED for each in over.status["conditions"])
+    again, told = tried(over.status, "2026-11-21T13:05:00Z", "2026-11-21T13:10:00Z")
+    assert (again.act, told) == (Act.NONE, "2026-11-21T13:05:00Z"), "each failure begins a pause of its own"
+    assert tried(pending, since, next_run, generation=2)[0].act is Act.LOAD
+
+
+def test_a_load_that_failed_for_a_while_is_tried_again_by_the_next_run() -> None:
+    previous = next_status(Finding(Phase.FAILED, "SourceUnavailable", "503"), Context({}, 1, NOW))
+    assert one(declared(status=previous), None).act is Act.LOAD

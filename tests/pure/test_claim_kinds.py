@@ -6,11 +6,13 @@ from typing import Any
 import pytest
 
 from modelyard.caches import AccessMode, CacheSpec
-from modelyard.errors import Problem
+from modelyard.errors import Problem, Refused
+from modelyard.models import ModelRef
+from modelyard.orders import RemoveSpec
 from modelyard.plans.claim import ClaimAction, ClaimPlan, plan_claim
 from modelyard.plans.claim_facts import ClaimFacts, Mount
 from modelyard.plans.nfs_volume import Export, ExportVolume
-from modelyard.plans.placement import plan_placement
+from modelyard.plans.placement import node_for, plan_placement
 from modelyard.plans.storage_classes import StorageClassFacts
 from modelyard.volumes.expansion import expanded
 
@@ -193,3 +195,14 @@ def test_the_first_pod_decides_the_zone() -> None:
     assert "the loader's nodeSelector says where" in " ".join(told.notes)
     zoned = plan_placement(cache(), replace(CLAIM, access_modes=(RWO,), reachable_from="zone In a"), binds_late=False)
     assert "the volume can be reached from zone In a only" in zoned.notes
+
+
+def test_the_node_of_a_pod_beside_a_claim() -> None:
+    order = RemoveSpec(model=ModelRef(name="m", version="v1"))
+    running = Mount("Pod/ml/remove-x-0", "node-b", order.job_name(cache().claim, "any"))
+    beside = replace(CLAIM, access_modes=(RWO,), mounted_by=(WEB,))
+    assert node_for(cache(), beside) == WEB.node
+    assert node_for(cache(), replace(beside, mounted_by=(running,)), order) is None, "it is joined where it runs"
+    assert node_for(cache(), replace(CLAIM, mounted_by=(WEB,))) is None
+    with pytest.raises(Refused, match="is ReadWriteOncePod and mounted by"):
+        node_for(cache(), replace(CLAIM, access_modes=(RWOP,), mounted_by=(WEB,)))
