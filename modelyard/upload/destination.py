@@ -12,7 +12,7 @@ from urllib.parse import urlencode
 from botocore.exceptions import BotoCoreError, ClientError
 
 from modelyard.checksums import new_hash
-from modelyard.errors import ModelyardError, SourceDenied
+from modelyard.errors import ModelyardError, SourceDenied, SourceUnavailable
 from modelyard.models import FileRecord, S3Location
 from modelyard.sources.s3_answers import error_code, source_error
 from modelyard.upload.local import Reading
@@ -28,6 +28,11 @@ _MOST_PARTS = 9000
 _RIGHTS = "uploading needs s3:ListBucket, s3:GetObject, s3:PutObject, s3:AbortMultipartUpload, and s3:PutObjectTagging for --tag"
 _DENIED = {"AccessDenied", "403"}
 _MISSING = {"NoSuchKey", "404", "NotFound"}
+#: Answers to a write that is to replace nothing: an object is there; another write is under way; the store does not know this.
+#: https://docs.aws.amazon.com/AmazonS3/latest/userguide/conditional-writes.html
+_THERE = {"PreconditionFailed", "412"}
+_CONFLICT = "ConditionalRequestConflict"
+_UNKNOWN = {"NotImplemented", "501"}
 
 
 def part_size(size: int) -> int:
@@ -83,19 +88,22 @@ class Destination:
                 return None
             raise _error(error, self.location.uri + path) from error
 
-    def put(self, path: str, body: bytes, checksum: str, tags: Mapping[str, str] | None = None) -> None:
-        """Write an object at once."""
+    def put(self, path: str, body: bytes, checksum: str, tags: Mapping[str, str] | None = None) -> bool:
+        """Write an object at once; False if one is there. A store that knows no conditional writes replaces it."""
         more: Any = {"Tagging": urlencode(tags)} if tags else {}
         with _told(self.location.uri + path):
-            self.client.put_object(**self.target(path), Body=body, ChecksumCRC64NVME=checksum, **more)
+            return _unless_there(self.client.put_object, **self.target(path), Body=body, ChecksumCRC64NVME=checksum, **more)
 
     def tag(self, path: str, tags: Mapping[str, str]) -> None:
         """Replace an object's tags."""
         with _told(self.location.uri + path):
             self.client.put_object_tagging(**self.target(path), Tagging={"TagSet": [{"Key": key, "Value": tags[key]} for key in tags]})
 
-    def send_large(self, reading: Reading, sending: "Sending") -> None:
-        """Upload a large file in parts that go out beside each other; it becomes an object only if ``sending.accept`` takes it."""
+    def send_large(self, reading: Reading, sending: "Sending") -> bool:
+        """Upload a large file in parts that go out beside each other; it becomes an object only if ``sending.accept`` takes it.
+
+        False if one is there, as ``put``.
+        """
         path, target = reading.file.path, self.target(reading.file.path)
         with _told(self.location.uri + path):
             begun = self.client.create_multipart_upload(**target, ChecksumAlgorithm="CRC64NVME", ChecksumType="FULL_OBJECT")
@@ -106,12 +114,18 @@ class Destination:
                 sent = parts.results()
                 sending.accept(reading.hashed)
                 whole: dict[str, Any] = {"ChecksumCRC64NVME": reading.crc64nvme, "ChecksumType": "FULL_OBJECT"}
-                self.client.complete_multipart_upload(**upload, MultipartUpload={"Parts": sent}, **whole)
+                complete = self.client.complete_multipart_upload
+                if not (written := _unless_there(complete, **upload, MultipartUpload={"Parts": sent}, **whole)):
+                    self._abort(upload)
             except BaseException:
                 parts.stop()  # a part that arrives after the abort would be kept, and cost storage
-                with suppress(ClientError, BotoCoreError):  # the first error is the one to tell; the next run aborts what is left
-                    self.client.abort_multipart_upload(**upload)
+                self._abort(upload)
                 raise
+        return written
+
+    def _abort(self, upload: dict[str, Any]) -> None:
+        with suppress(ClientError, BotoCoreError):  # the next run aborts what is left; what led here is what to tell
+            self.client.abort_multipart_upload(**upload)
 
     def _send_parts(self, reading: Reading, upload: dict[str, Any], sending: "Sending", parts: Batch[Any]) -> None:
         def send(number: int, body: bytes) -> dict[str, Any]:
@@ -145,6 +159,18 @@ def crc64nvme_of(body: bytes) -> str:
     return base64.b64encode(crc.digest()).decode()
 
 
+def _unless_there(write: Callable[..., Any], **arguments: Any) -> bool:
+    try:
+        write(**arguments, IfNoneMatch="*")
+    except ClientError as error:
+        if error_code(error) in _THERE:
+            return False
+        if error_code(error) not in _UNKNOWN:
+            raise
+        write(**arguments)
+    return True
+
+
 class _told:  # noqa: N801 - reads as a word at its uses
     """Turns boto3's errors about ``subject`` into those that say what to do next."""
 
@@ -162,4 +188,6 @@ class _told:  # noqa: N801 - reads as a word at its uses
 def _error(error: Exception, subject: str) -> ModelyardError:
     if isinstance(error, ClientError) and error_code(error) in _DENIED:
         return SourceDenied(f"{subject}: {error_code(error)}; {_RIGHTS}")
+    if isinstance(error, ClientError) and error_code(error) == _CONFLICT:
+        return SourceUnavailable(f"{subject}: another upload writes here at this moment; run it again")
     return source_error(error, subject)

@@ -14,7 +14,7 @@ from pathlib import Path
 from threading import BoundedSemaphore
 
 from modelyard import __version__
-from modelyard.errors import DigestMismatch, Problem, Refused
+from modelyard.errors import DigestMismatch, Problem, Refused, SourceChanged
 from modelyard.models import FileRecord, Value, WeightPolicy, content_digest, sha256sums
 from modelyard.plans.digests import MARKER_NAME, MAX_SUMS_BYTES, SUMS_NAME, compare_sums, parse_sums
 from modelyard.plans.upload import content_problems, destination_problems, sums_problem
@@ -69,6 +69,7 @@ class Upload:
         Raises:
             Refused: with all that speaks against it; nothing was sent.
             SourceChanged, DigestMismatch: a file changed meanwhile, or is not what its author's SHA256SUMS says.
+            SourceChanged: another upload wrote other content to the same prefix meanwhile.
             SourceDenied, SourceMissing, SourceUnavailable: the bucket.
         """
         tree = read_tree(self.root)
@@ -149,7 +150,9 @@ class Upload:
                 if file.size <= PART_SIZE:
                     small.submit(self._send_small, file, meter)
                 else:
-                    self.destination.send_large(Reading(file), Sending(pool, slots, meter.add, self._take))
+                    reading = Reading(file)
+                    if not self.destination.send_large(reading, Sending(pool, slots, meter.add, self._take)):
+                        self._require_ours(reading)
                     meter.add(files=1)
             small.results()
         except BaseException:
@@ -161,8 +164,20 @@ class Upload:
         reading = Reading(file)
         body = b"".join(reading.parts(PART_SIZE))
         self._take(reading.hashed)
-        self.destination.put(file.path, body, reading.crc64nvme)
+        if not self.destination.put(file.path, body, reading.crc64nvme):
+            self._require_ours(reading)
         meter.add(file.size, 1)
+
+    def _require_ours(self, reading: Reading) -> None:
+        """Take an object that came there meanwhile for ours if it is the same: a retry of a write whose answer was lost meets its own."""
+        if self.destination.crc64nvme(reading.file.path) != reading.crc64nvme:
+            raise self._meanwhile(reading.file.path)
+
+    def _meanwhile(self, path: str) -> SourceChanged:
+        return SourceChanged(
+            f"{self.destination.location.uri}{path}: another upload wrote other content to this prefix meanwhile;"
+            " upload under another prefix, or remove what is there and run it again"
+        )
 
     def _finish(self, there: Mapping[str, int]) -> Marker:
         """Write SHA256SUMS, then the marker, unless they are there; what is there must say the same."""
@@ -173,6 +188,7 @@ class Upload:
             self.destination.put(SUMS_NAME, text, crc64nvme_of(text))
         elif self.destination.read(SUMS_NAME) != text:
             raise Refused(content_problems(self.destination.location.uri, [SUMS_NAME]))
+        self._require_sums(text)
         marker = Marker(
             digest=content_digest(every),
             digests_from=f"sha256:{own[SUMS_NAME].sha256}",
@@ -181,18 +197,24 @@ class Upload:
             tool=f"modelyard {__version__}",
             uploaded=datetime.now(UTC),
         )
-        return self._mark(marker, there)
-
-    def _mark(self, marker: Marker, there: Mapping[str, int]) -> Marker:
-        if MARKER_NAME in there and (text := self.destination.read(MARKER_NAME)):
-            if _digest_of(text) != marker.digest:
-                raise Refused(content_problems(self.destination.location.uri, [MARKER_NAME]))
-            if self.tags:
-                self.destination.tag(MARKER_NAME, self.tags)
-            return marker
-        body = f"{marker.model_dump_json()}\n".encode()
-        self.destination.put(MARKER_NAME, body, crc64nvme_of(body), self.tags)
+        self._mark(marker, there)
+        self._require_sums(text)  # again: a store that replaces what is there lets both of two uploads come this far
+        if _digest_of(self.destination.read(MARKER_NAME)) != marker.digest:
+            raise self._meanwhile(MARKER_NAME)
         return marker
+
+    def _require_sums(self, text: bytes) -> None:
+        if self.destination.read(SUMS_NAME) != text:
+            raise self._meanwhile(SUMS_NAME)
+
+    def _mark(self, marker: Marker, there: Mapping[str, int]) -> None:
+        body = f"{marker.model_dump_json()}\n".encode()
+        if MARKER_NAME not in there and self.destination.put(MARKER_NAME, body, crc64nvme_of(body), self.tags):
+            return
+        if _digest_of(self.destination.read(MARKER_NAME)) != marker.digest:
+            raise Refused(content_problems(self.destination.location.uri, [MARKER_NAME]))
+        if self.tags:
+            self.destination.tag(MARKER_NAME, self.tags)
 
 
 def _listed(data: bytes | None) -> list[str] | None:
@@ -203,8 +225,8 @@ def _listed(data: bytes | None) -> list[str] | None:
         return None
 
 
-def _digest_of(text: bytes) -> str | None:
+def _digest_of(text: bytes | None) -> str | None:
     try:
-        return str(json.loads(text).get("digest"))
+        return str(json.loads(text or b"").get("digest"))
     except (ValueError, AttributeError):
         return None

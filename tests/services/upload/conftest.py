@@ -3,11 +3,15 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 import pytest
 
+from modelyard.sources.s3 import s3_client
 from tests.services.s3_fixtures import (
     REPOSITORY,
     RUN_SECONDS,
@@ -20,6 +24,9 @@ from tests.services.s3_fixtures import (
     s3_server,
     versioned_bucket,
 )
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
 
 __all__ = ["bucket", "certificates", "loader", "s3_api", "s3_server", "versioned_bucket"]
 
@@ -77,3 +84,27 @@ def uploader(bucket: Bucket, tmp_path: Path) -> Uploader:
     """An author with an empty directory."""
     (tmp_path / "model").mkdir()
     return Uploader(tmp_path / "model", bucket)
+
+
+def client_of(bucket: Bucket) -> "S3Client":
+    """A client of the test's own, to which it can listen."""
+    with patch.dict(os.environ, bucket.server.environment()):
+        client = s3_client(bucket.location())
+        client.list_buckets()  # credentials and CA are read at the first request
+        return client
+
+
+def before(client: "S3Client", operation: str, act: Callable[[dict[str, Any]], object]) -> None:
+    """Have ``act`` see the arguments of each call of ``operation`` before it goes out."""
+
+    def handle(params: dict[str, Any], **_: object) -> None:
+        act(params)
+
+    client.meta.events.register(f"provide-client-params.s3.{operation}", handle)
+
+
+def write(directory: Path, files: Mapping[str, bytes]) -> Path:
+    directory.mkdir()
+    for path, body in files.items():
+        (directory / path).write_bytes(body)
+    return directory

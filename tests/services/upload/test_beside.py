@@ -1,53 +1,23 @@
 """What goes on beside each other in an upload, with the program's own classes before a real server."""
 
-import os
 import threading
-from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from threading import BoundedSemaphore
-from typing import TYPE_CHECKING, Any
-from unittest.mock import patch
+from typing import Any
 
 import pytest
 from botocore.exceptions import EndpointConnectionError
 
 from modelyard.errors import SourceUnavailable
-from modelyard.sources.s3 import s3_client
 from modelyard.upload.destination import PART_SIZE, Destination, Sending
 from modelyard.upload.local import Reading, read_tree
 from modelyard.upload.run import Upload
 from tests.services.s3_fixtures import RUN_SECONDS, Bucket
-
-if TYPE_CHECKING:
-    from mypy_boto3_s3 import S3Client
+from tests.services.upload.conftest import before, client_of, write
 
 #: Long enough that an abort which waits for nothing comes first.
 _HELD_SECONDS = 3
-
-
-def client_of(bucket: Bucket) -> "S3Client":
-    """A client of the test's own, to which it can listen."""
-    with patch.dict(os.environ, bucket.server.environment()):
-        client = s3_client(bucket.location())
-        client.list_buckets()  # credentials and CA are read at the first request
-        return client
-
-
-def before(client: "S3Client", operation: str, act: Callable[[dict[str, Any]], object]) -> None:
-    """Have ``act`` see the arguments of each call of ``operation`` before it goes out."""
-
-    def handle(params: dict[str, Any], **_: object) -> None:
-        act(params)
-
-    client.meta.events.register(f"provide-client-params.s3.{operation}", handle)
-
-
-def write(directory: Path, files: dict[str, bytes]) -> Path:
-    directory.mkdir()
-    for path, body in files.items():
-        (directory / path).write_bytes(body)
-    return directory
 
 
 def unheard(pool: ThreadPoolExecutor, slots: int) -> Sending:
