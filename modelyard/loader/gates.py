@@ -45,12 +45,14 @@ def pass_gates(spec: LoadSpec, directory: Path, records: Sequence[FileRecord]) -
 def uphold(layout: Layout, spec: LoadSpec, manifest: Manifest) -> Manifest:
     """The manifest of a version that is there, held against the order's rules as far as it did not pass them before."""
     known = manifest.weights.covers(spec.weights)
-    if known and (manifest.digests_from or not spec.require_digests):
+    if known and not spec.require_digests:
         return manifest
     rules = spec.model_copy(update={"weights": WeightPolicy.ANY}) if known else spec
     passed = pass_gates(rules, layout.target, manifest.files)
     weights = manifest.weights if known else passed.weights
     changed = manifest.model_copy(update={"weights": weights, "digests_from": passed.digests_from})
+    if changed == manifest:
+        return manifest
     write_durably(layout.manifest, changed.model_dump_json(by_alias=True))
     return changed
 

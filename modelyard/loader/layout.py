@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any
 
 from pydantic import ValidationError
@@ -112,13 +113,27 @@ def read_manifest(path: Path) -> Manifest | None:
         VolumeUnusable: the file is there and is no manifest: someone wrote to it, or the volume lost bytes.
     """
     try:
-        return Manifest.model_validate_json(path.read_bytes())
+        return Manifest.model_validate_json(_read_regular(path))
     except FileNotFoundError:
         return None
     except ValueError as error:
         raise VolumeUnusable(
             f"{path}: is not a readable manifest ({first_problem(error)}); remove it and the version's directory to have it loaded again"
         ) from error
+
+
+def _read_regular(path: Path) -> bytes:
+    """The bytes of a file that is one: a pipe in its place would be waited for, a link followed."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise VolumeUnusable(f"{path}: is a symbolic link; Modelyard makes none and follows none: remove it") from error
+        raise
+    with open(descriptor, "rb") as file:  # noqa: PTH123 - a descriptor has no path
+        if not S_ISREG(os.fstat(descriptor).st_mode):
+            raise VolumeUnusable(f"{path}: is no file; remove it and the version's directory to have it loaded again")
+        return file.read()
 
 
 def tampering(manifest: Manifest, model: ModelRef) -> str | None:
@@ -169,7 +184,9 @@ def make_directories(path: Path, root: Path) -> None:
 
 
 def refuse_links(path: Path, root: Path) -> None:
-    """Raise if ``path``, or a directory between it and ``root``, is a symbolic link: it could lead outside the volume."""
+    """Raise if ``path``, or a directory between it and ``root``, is a symbolic link, or ``path`` is not below ``root``."""
+    if ".." in path.parts or not path.is_relative_to(root):
+        raise VolumeUnusable(f"{path}: leads out of {root}")
     while path != root:
         if path.is_symlink():
             raise VolumeUnusable(f"{path}: is a symbolic link; Modelyard makes none and follows none: remove it")

@@ -6,13 +6,15 @@ another one whose ETag and checksum of the whole are both those of the record), 
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from modelyard.errors import ModelyardError, VolumeUnusable
 from modelyard.loader.checksums import sha256_of
 from modelyard.loader.journal import Journal, same_bytes
-from modelyard.loader.layout import Layout, make_directories, read_manifest, refuse_links
+from modelyard.loader.layout import Layout, make_directories, read_manifest, refuse_links, tampering
 from modelyard.loader.progress import Reread, say
-from modelyard.models import Checksum, FileRecord, Manifest, S3Location, SourceFile
+from modelyard.models import Checksum, FileRecord, Manifest, ModelRef, S3Location, SourceFile
+from modelyard.names import name_problem
 from modelyard.sources.base import Source
 
 #: Each question is a request, one after the other: more of them would take longer than fetching small files does.
@@ -76,9 +78,17 @@ def _other_versions(layout: Layout) -> Iterator[Manifest]:
     for path in sorted(layout.manifest.parent.glob("*.json")):
         try:
             if path != layout.manifest and (manifest := read_manifest(path)):
+                _believe(manifest, layout.model.name, path)
                 yield manifest
         except VolumeUnusable as error:  # that version's trouble; this one needs nothing of it
             say("note", message=f"{error}; nothing is linked from it")
+
+
+def _believe(manifest: Manifest, model: str, path: Path) -> None:
+    """Raise if the manifest is not that of its place: what it names would be linked, wherever it lies."""
+    version = path.name.removesuffix(".json")
+    if name_problem(version) or (problem := tampering(manifest, ModelRef(name=model, version=version))):
+        raise VolumeUnusable(f"{path}: {problem if not name_problem(version) else 'is no version name'}")
 
 
 def _link(layout: Layout, manifest: Manifest, record: FileRecord) -> bool:

@@ -14,13 +14,23 @@ the marker to ``<version>.json``. What a later run finds tells it what to do:
 import os
 from datetime import UTC, datetime
 from enum import Enum
+from pathlib import Path
 from stat import S_ISREG
 
 from modelyard.errors import VersionConflict, VolumeUnusable
 from modelyard.loader.checksums import sha256_of
 from modelyard.loader.gates import Passed
 from modelyard.loader.killpoints import kill_point
-from modelyard.loader.layout import Layout, make_directories, read_manifest, remove_tree, sync_directory, walk_files, write_durably
+from modelyard.loader.layout import (
+    Layout,
+    make_directories,
+    read_manifest,
+    remove_tree,
+    sync_directory,
+    tampering,
+    walk_files,
+    write_durably,
+)
 from modelyard.loader.progress import Reread
 from modelyard.models import FileRecord, Manifest
 from modelyard.orders import LoadSpec, VerifyLevel
@@ -80,6 +90,7 @@ def published(layout: Layout, spec: LoadSpec) -> Manifest:
             f"{spec.model}: is on the volume already, made from {manifest.source.uri} when its listing was {manifest.listing_digest};"
             f" now {spec.source.uri} lists {spec.listing.digest}. A version never changes in place: preload it under a new version"
         )
+    _believe(layout, layout.manifest, manifest)
     check_files(layout, manifest, spec.verify)
     remove_tree(layout.staging)  # a run that was killed right after it published left its journal
     return manifest
@@ -89,9 +100,15 @@ def finish(layout: Layout) -> None:
     """Finish what a killed run left between the two renames."""
     manifest = read_manifest(layout.pending)
     if manifest is not None:
+        _believe(layout, layout.pending, manifest)
         check_files(layout, manifest, VerifyLevel.SIZES)
         sync_directory(layout.target.parent)  # the killed run may not have come to it
         _mark_final(layout)
+
+
+def _believe(layout: Layout, path: Path, manifest: Manifest) -> None:
+    if problem := tampering(manifest, layout.model):
+        raise VolumeUnusable(f"{path}: {problem}; repair the version (deployment verify-cache), or remove it and preload it again")
 
 
 def make_places(layout: Layout) -> None:

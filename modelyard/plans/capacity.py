@@ -96,10 +96,11 @@ def _biggest_first(entry: VersionEntry) -> tuple[int, str]:
 
 def _still_to_write(model: ModelRef, seen: VolumeSeen, staged: int) -> int:
     """What the other loads will still write; ``staged`` is how much of the staging can be theirs."""
+    placed = {(entry.model, entry.version) for entry in seen.versions if entry.state in _PLACED}  # such a load only reads
     staging = {(entry.model, entry.version): entry.bytes for entry in seen.versions if entry.state is VersionState.STAGING}
     total = 0
     for load in seen.running:
-        if load.model != model:  # the run would join its own
+        if load.model != model and (load.model.name, load.model.version) not in placed:  # the run would join its own
             has = min(staging.get((load.model.name, load.model.version), 0), load.bytes, staged)
             staged -= has
             total += load.bytes - has

@@ -100,6 +100,11 @@ class PickleStream(io.RawIOBase):
             raise ValueError("a line without an end")
         return line
 
+    def whole_line(self, longest: int) -> bytes:
+        """A line of up to ``longest`` bytes."""
+        self.reads += 1
+        return self._file.readline(longest)
+
 
 def read_pickle(stream: PickleStream, start: int) -> tuple[list[Import], bool]:
     """What the pickle that begins at ``start`` imports beyond the harmless, and whether it imports at all; the stream is behind it then.

@@ -18,6 +18,8 @@ from typing import IO
 
 from modelyard.plans.weight_formats import is_pickle_name, may_be_pickle_name
 from modelyard.weights.pickles import PickleStream, Unscannable, read_pickle
+from modelyard.weights.unpickling import position_after
+from modelyard.weights.zip_ends import refuse_two_readings
 
 _HEAD_BYTES = 512
 _ZIP = (b"PK\x03\x04", b"PK\x05\x06")
@@ -63,12 +65,14 @@ def _scan(file: IO[bytes], name: str, size: int, depth: int) -> Verdict:
     named = is_pickle_name(name)
     suspected = named or may_be_pickle_name(name)
     verdict = Verdict()
+    is_tar = head[257:262] == b"ustar"
     if head.startswith(_ZIP) or (suspected and not depth and zipfile.is_zipfile(file)):
-        verdict += _archive(_zip_members(file), depth)
+        verdict += _archive(_zip_members(file, alone=not is_tar), depth)
         if head.startswith(_ZIP):  # it would be no pickle's beginning
             return verdict
-    if head[257:262] == b"ustar":
-        return verdict + _archive(_tar_members(file), depth)
+    if is_tar:
+        verdict += _archive(_tar_members(file), depth)
+        named = False  # it need be no pickle, but may be one as well, which reads on behind what a tar takes for its end
     if head.startswith(_NUMPY):
         return verdict + _array(file, size, head)
     if size and (suspected or _PROTOCOL.match(head) or _OLD_IMPORT.match(head)):
@@ -87,11 +91,13 @@ def _archive(members: Iterator[tuple[str, IO[bytes], int]], depth: int) -> Verdi
     return verdict
 
 
-def _zip_members(file: IO[bytes]) -> Iterator[tuple[str, IO[bytes], int]]:
+def _zip_members(file: IO[bytes], *, alone: bool) -> Iterator[tuple[str, IO[bytes], int]]:
     """The zip's members by its directory; one whose own header says otherwise cannot be read, as it may be read otherwise elsewhere."""
+    if alone:  # in a tar it lies behind others' bytes
+        refuse_two_readings(file)
     with zipfile.ZipFile(file) as archive:
         for info in archive.infolist():
-            if not info.is_dir():
+            if info.file_size:
                 yield info.filename, archive.open(info), info.file_size
 
 
@@ -137,8 +143,13 @@ def _pickles(stream: PickleStream, start: int, *, named: bool, legacy: bool) -> 
         try:
             suspects, imported = read_pickle(stream, position)
         except Unscannable as unscannable:
-            if not (named or legacy or imports or unscannable.imports):
-                return Verdict()
+            if not (named or legacy or imports):
+                end = position_after(stream, position)
+                if end is None:
+                    return Verdict()
+                if end > position:
+                    position, count = end, count + 1
+                    continue
             dangers[str(unscannable)] = None
             break
         dangers.update(dict.fromkeys(map(str, suspects)))

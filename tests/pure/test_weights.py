@@ -62,6 +62,24 @@ def numpy(description: str, body: bytes) -> bytes:
     return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + body
 
 
+def polyglot() -> bytes:
+    """A pickle whose first string holds what begins a tar: behind it, where a tar would end, it runs a program."""
+    tar = bytearray(tarred("x", b"")[:512])
+    begin = b"\x80\x03B" + struct.pack("<I", 512 - 7)
+    tar[:7] = begin
+    tar[148:156] = b" " * 8
+    tar[148:156] = b"%06o\0 " % sum(tar)
+    return bytes(tar) + b"0" + b"cos\nsystem\n(S'true'\ntR." + bytes(1024)
+
+
+def two_directories() -> bytes:
+    """A zip whose end names a directory of its own, before the one that lies right before the end."""
+    bad, good = zipped({"a/data.pkl": EVIL}), zipped({"a/data.pkl": pickle.dumps([])})
+    end = good.rindex(b"PK\x05\x06")
+    offset = bad.index(b"PK\x01\x02")
+    return bad[: bad.rindex(b"PK\x05\x06")] + good[:end] + good[end : end + 16] + struct.pack("<L", offset) + good[end + 20 :]
+
+
 def scan(directory: Path, name: str, body: bytes) -> Verdict:
     path = directory / name
     path.write_bytes(body)
@@ -81,7 +99,24 @@ def scan(directory: Path, name: str, body: bytes) -> Verdict:
             "pytorch_model.bin", zipped({"a/data.pkl": EVIL, "a/data/0": RAW}), "'a/data.pkl' in it imports posix.system", id="bin, zip"
         ),
         pytest.param("m.pth", zipped({"a/data.pkl": EVIL}, zipfile.ZIP_DEFLATED), "posix.system", id="compressed zip"),
-        pytest.param("m.bin", b"leading bytes" + zipped({"data.pkl": EVIL}), "posix.system", id="zip behind other bytes"),
+        pytest.param("m.bin", b"leading bytes" + zipped({"data.pkl": EVIL}), "elsewhere than it says", id="zip behind other bytes"),
+        *(
+            pytest.param(
+                "pytorch_model.bin",
+                prefix + b"cos\nsystem\n(S'true'\ntR.",
+                "no whole pickle|os.system",
+                id=f"what only the unpickler reads, {kind}",
+            )
+            for kind, prefix in (
+                ("base", b"I0x1\n0"),
+                ("long base", b"L0x1L\n0"),
+                ("a long line", b"S'" + b"a" * 70_000 + b"'\n0"),
+                ("text", b"S'\xc3\xa9'\n0"),
+                ("a pickle before it", b"I0x1\n."),
+            )
+        ),
+        pytest.param("m.bin", polyglot(), "os.system", id="a tar's beginning inside a pickle"),
+        pytest.param("m.pt", two_directories(), "elsewhere than it says", id="a zip of two directories"),
         pytest.param("m.bin", EVIL, "posix.system", id="bin, raw"),
         pytest.param("m.bin", EVIL[:-1] + RAW, "posix.system|no whole pickle", id="bin, broken after it runs"),
         pytest.param("m.pt", LEGACY + EVIL + pickle.dumps([]) + RAW, "posix.system", id="torch before 1.6"),

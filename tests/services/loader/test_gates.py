@@ -184,6 +184,7 @@ def test_a_file_that_is_not_listed(signed: dict[str, bytes], bucket: Bucket, loa
     assert_absent(loader.root)
     loader.run(bucket.spec()).succeeded()
     assert_published(loader.root, {**signed, "more": b"more"})
+    loader.run(bucket.spec(require_digests=True)).failed("DigestMismatch", "'more' is not listed")
 
 
 def test_required_digests_that_are_not_there(bucket: Bucket, loader: Loader) -> None:

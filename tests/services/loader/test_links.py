@@ -1,5 +1,6 @@
 """What another version of the model has already is linked, never fetched twice, and never written through."""
 
+import json
 import os
 import signal
 from collections.abc import Iterator
@@ -112,6 +113,28 @@ def test_a_changed_object_is_never_written_through_its_link(bucket: Bucket, load
     loader.run(bucket.spec("v2", "m/v2")).succeeded()
     assert tree(loader.root / "m" / "v1") == before
     assert (loader.root / "m/v2/weights/a").read_bytes() == b"z" * 9 * MIB
+
+
+@pytest.mark.parametrize("model", ["../outside", "/etc", "other"])
+def test_a_manifest_that_names_another_place_is_not_believed(model: str, bucket: Bucket, loader: Loader, first: dict[str, bytes]) -> None:
+    """What it names lies outside of the volume, or belongs to another model."""
+    second, path = put_second(bucket, first), loader.root / ".modelyard/manifests/m/v1.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "model": model}))
+    copy = loader.root / "m/v1"
+    if model == "../outside":
+        copy.rename(loader.root.parent / "v1-outside")
+        (loader.root.parent / "outside").mkdir()
+        (loader.root.parent / "v1-outside").rename(loader.root.parent / "outside" / "v1")
+    assert loader.run(bucket.spec("v2", "m/v2")).succeeded()["linked_bytes"] == 0
+    assert_published(loader.root, second, "v2")
+
+
+def test_a_pipe_in_a_manifests_place_is_not_waited_for(bucket: Bucket, loader: Loader, first: dict[str, bytes]) -> None:
+    second, path = put_second(bucket, first), loader.root / ".modelyard/manifests/m/v1.json"
+    path.unlink()
+    os.mkfifo(path)
+    assert loader.run(bucket.spec("v2", "m/v2")).succeeded()["linked_bytes"] == 0
+    assert_published(loader.root, second, "v2")
 
 
 @pytest.mark.parametrize(
