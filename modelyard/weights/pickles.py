@@ -142,7 +142,7 @@ def _walk(stream: PickleStream, start: int) -> bool:
                 raise Unscannable("imports by a number of copyreg, whose meaning only its loader knows", imports=True)
             if opcode.name in {"GLOBAL", "INST"}:
                 module, _, name = str(argument).partition(" ")
-                if not _importable(module) or not _importable(name):
+                if not is_importable(module) or not is_importable(name):
                     raise Unscannable("imports what has no name", imports=imports)
                 imports = True
             imports = imports or opcode.name == "STACK_GLOBAL"
@@ -151,7 +151,8 @@ def _walk(stream: PickleStream, start: int) -> bool:
     return imports
 
 
-def _importable(dotted: str) -> bool:
+def is_importable(dotted: str) -> bool:
+    """Whether it can be the name of a module, or of something in one."""
     return all(part.isidentifier() or part == "<lambda>" for part in dotted.split("."))
 
 

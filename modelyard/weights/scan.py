@@ -6,8 +6,10 @@ Lambda layers hold code, are no pickles and are not judged here.
 """
 
 import ast
+import lzma
 import os
 import re
+import struct
 import tarfile
 import zipfile
 import zlib
@@ -23,6 +25,8 @@ from modelyard.weights.zip_ends import refuse_two_readings
 
 _HEAD_BYTES = 512
 _ZIP = (b"PK\x03\x04", b"PK\x05\x06")
+#: zlib, gzip, bzip2, xz: what joblib compresses a pickle as a whole with.
+_COMPRESSED = re.compile(rb"\x78[\x01\x5e\x9c\xda]|\x1f\x8b\x08|BZh[1-9]1AY&SY|\xfd7zXZ\0")
 _NUMPY = b"\x93NUMPY"
 _PROTOCOL = re.compile(rb"\x80[\x00-\x05]")
 #: A pickle of protocol 0 or 1 has no mark of its own; one that does harm mostly begins with an import.
@@ -31,6 +35,11 @@ _OLD_IMPORT = re.compile(rb"[\(\}\]l d]*[ci][A-Za-z_][\w.]*\n[A-Za-z_][\w.]*\n")
 _TORCH_LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 _TORCH_LEGACY_PICKLES = 5
 _PLAIN_DTYPE = re.compile(r"[<>|=]?[biufcSUVMm?]\d*(\[[\w/]+\])?")
+#: What an archive's reader raises on one that is broken.
+_UNREADABLE = (
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, tarfile.TarError, struct.error),
+    *(EOFError, RuntimeError, NotImplementedError, ValueError),
+)
 _DEEPEST = 2
 _SHOWN = 5
 
@@ -56,7 +65,11 @@ def _contained(file: IO[bytes], name: str, size: int, depth: int) -> Verdict:
     """The verdict on one file or member; what its container cannot give whole is refused."""
     try:
         return _scan(file, name, size, depth)
-    except (zipfile.BadZipFile, zlib.error, tarfile.TarError, EOFError, RuntimeError, NotImplementedError) as error:
+    except _UNREADABLE as error:
+        return Verdict(pickled=True, dangers=(f"cannot be read ({error})",))
+    except OSError as error:
+        if error.errno is not None:  # the volume's, not the decoder's
+            raise
         return Verdict(pickled=True, dangers=(f"cannot be read ({error})",))
 
 
@@ -73,6 +86,8 @@ def _scan(file: IO[bytes], name: str, size: int, depth: int) -> Verdict:
     if is_tar:
         verdict += _archive(_tar_members(file), depth)
         named = False  # it need be no pickle, but may be one as well, which reads on behind what a tar takes for its end
+    if suspected and not named and not is_tar and _COMPRESSED.match(head):
+        return verdict + Verdict(pickled=True, dangers=("is compressed as a whole, and what is in it is not looked into",))
     if head.startswith(_NUMPY):
         return verdict + _array(file, size, head)
     if size and (suspected or _PROTOCOL.match(head) or _OLD_IMPORT.match(head)):

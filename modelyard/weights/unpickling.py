@@ -1,58 +1,63 @@
-"""What Python's own unpickler would do with bytes that the strict parser cannot read, up to the first import, which is not carried out.
+"""Whether an unpickler would come to an import in bytes that the strict parser cannot read.
 
-The unpickler takes more than pickletools does: numbers of any base, text in any encoding, lines of any length. A file whose name
-is no pickle's is only refused if the unpickler would come to an import: raw weights begin like a pickle now and then.
+Unpicklers take more than pickletools does, each something else: numbers of any base or with a NUL in them, text in any encoding, lines
+of any length. So nothing is read into values here. Where one instruction ends and the next begins is the same for all of them, and
+what one of them does before it fails is the beginning of this walk. Raw weights begin like a pickle now and then: bytes that are no
+instruction, before any import, end it for every unpickler.
 """
 
-import pickle
-from typing import IO, Any, ClassVar, NoReturn, cast
+import pickletools
 
-from modelyard.weights.pickles import PickleStream
+from modelyard.weights.pickles import PickleStream, is_importable
 
 _LONGEST_LINE = 16 * 1024 * 1024
 _MOST_READS = 1_000_000
-
-
-class _Import(Exception):
-    """The unpickler came to an import."""
-
-
-class _Reader:
-    """The stream for the unpickler: long payloads are passed over, long lines read, and not for ever."""
-
-    def __init__(self, stream: PickleStream) -> None:
-        self._stream = stream
-
-    def read(self, count: int) -> bytes:
-        self._count()
-        return self._stream.read(count)
-
-    def readline(self) -> bytes:
-        self._count()
-        return self._stream.whole_line(_LONGEST_LINE)
-
-    def _count(self) -> None:
-        if self._stream.reads > _MOST_READS:
-            raise _Import
-
-
-class _UpToAnImport(pickle._Unpickler):  # noqa: SLF001 - the C one cannot be told to ignore frames
-    dispatch: ClassVar[dict[int, Any]] = {**pickle._Unpickler.dispatch, pickle.FRAME[0]: lambda self: self.read(8)}  # noqa: SLF001
-
-    def find_class(self, _module: str, _name: str) -> NoReturn:
-        raise _Import
-
-    def persistent_load(self, _identity: object) -> None:
-        """As torch has it: what is referred to lies elsewhere."""
+_OPCODES = {opcode.code.encode("latin-1"): opcode for opcode in pickletools.opcodes}
+#: How many bytes tell an argument's length.
+_COUNTED = {
+    pickletools.TAKEN_FROM_ARGUMENT1: 1,
+    pickletools.TAKEN_FROM_ARGUMENT4: 4,
+    pickletools.TAKEN_FROM_ARGUMENT4U: 4,
+    pickletools.TAKEN_FROM_ARGUMENT8U: 8,
+}
+_TEXTS = frozenset({"STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"})
+_EXTENSIONS = frozenset({"EXT1", "EXT2", "EXT4"})
 
 
 def position_after(stream: PickleStream, start: int) -> int | None:
-    """Where the pickle at ``start`` ends for the unpickler; ``start`` if it would import something; None if it is no pickle."""
+    """Where the pickle at ``start`` ends for an unpickler; ``start`` if it may import something; None if it is no pickle."""
     stream.begin(start)
+    named, first = False, True
+    while (opcode := _OPCODES.get(stream.read(1))) is not None and opcode.name != "STOP":
+        if opcode.name in {"GLOBAL", "INST"}:
+            return start if all([_importable(stream), _importable(stream)]) else None
+        if opcode.name == "STACK_GLOBAL":
+            return start if named else None  # without a text before it, it fails
+        if opcode.name in _EXTENSIONS:  # a number that hardly a process knows: at the very beginning it rather is raw weights
+            return None if first else start
+        if not _pass_argument(stream, opcode):
+            return None
+        if stream.reads > _MOST_READS:
+            return start
+        named, first = named or opcode.name in _TEXTS, False
+    return stream.tell() if opcode else None
+
+
+def _importable(stream: PickleStream) -> bool:
+    line = stream.whole_line(_LONGEST_LINE)
     try:
-        _UpToAnImport(cast("IO[bytes]", _Reader(stream)), encoding="latin1").load()
-    except _Import:
-        return start
-    except Exception:  # noqa: BLE001 - whatever it is, the unpickler ends here
-        return None
-    return stream.tell()
+        return is_importable(line.rstrip(b"\n").decode())
+    except UnicodeDecodeError:  # where any unpickler ends
+        return False
+
+
+def _pass_argument(stream: PickleStream, opcode: pickletools.OpcodeInfo) -> bool:
+    """Go behind an instruction's argument; whether all of it is there."""
+    if opcode.arg is None:
+        return True
+    length = opcode.arg.n
+    if length == pickletools.UP_TO_NEWLINE:
+        return bool(stream.whole_line(_LONGEST_LINE))
+    if length in _COUNTED:
+        length = int.from_bytes(stream.read(_COUNTED[length]), "little")
+    return len(stream.read(length)) == length

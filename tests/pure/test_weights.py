@@ -1,13 +1,17 @@
 """Which files are pickles, and which of them are refused: by table, with real pickles that would run a program."""
 
+import bz2
 import collections
+import gzip
 import io
+import lzma
 import os
 import pickle
 import pickletools
 import struct
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -62,6 +66,14 @@ def numpy(description: str, body: bytes) -> bytes:
     return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + body
 
 
+def broken(method: int) -> bytes:
+    """A zip whose one member cannot be decompressed."""
+    body = bytearray(zipped({"a/data.pkl": pickle.dumps(RAW)}, method))
+    start = 30 + len("a/data.pkl")
+    body[start : start + 20] = b"\xff" * 20
+    return bytes(body)
+
+
 def polyglot() -> bytes:
     """A pickle whose first string holds what begins a tar: behind it, where a tar would end, it runs a program."""
     tar = bytearray(tarred("x", b"")[:512])
@@ -109,6 +121,9 @@ def scan(directory: Path, name: str, body: bytes) -> Verdict:
             )
             for kind, prefix in (
                 ("base", b"I0x1\n0"),
+                ("a NUL", b"I1\0x\n0"),
+                ("a NUL in a float", b"F1\0x\n0"),
+                ("a NUL in a memo's number", b"Np1\0x\n0"),
                 ("long base", b"L0x1L\n0"),
                 ("a long line", b"S'" + b"a" * 70_000 + b"'\n0"),
                 ("text", b"S'\xc3\xa9'\n0"),
@@ -117,6 +132,16 @@ def scan(directory: Path, name: str, body: bytes) -> Verdict:
         ),
         pytest.param("m.bin", polyglot(), "os.system", id="a tar's beginning inside a pickle"),
         pytest.param("m.pt", two_directories(), "elsewhere than it says", id="a zip of two directories"),
+        pytest.param(
+            "m.bin", b"I0x1\n0X\2\0\0\0osX\6\0\0\0system\x93.", "no whole pickle", id="import from the stack, behind what only it reads"
+        ),
+        pytest.param("m.bin", b"I0x1\n0\x82\1.", "no whole pickle|copyreg", id="a number of copyreg behind it"),
+        pytest.param("m.bin", zlib.compress(EVIL), "compressed as a whole", id="bin, zlib"),
+        pytest.param("m.bin", gzip.compress(EVIL), "compressed as a whole", id="bin, gzip"),
+        pytest.param("m.bin", bz2.compress(EVIL), "compressed as a whole", id="bin, bzip2"),
+        pytest.param("m.bin", lzma.compress(EVIL), "compressed as a whole", id="bin, xz"),
+        pytest.param("m.pt", broken(zipfile.ZIP_BZIP2), "cannot be read", id="broken bzip2 member"),
+        pytest.param("m.pt", broken(zipfile.ZIP_LZMA), "cannot be read", id="broken lzma member"),
         pytest.param("m.bin", EVIL, "posix.system", id="bin, raw"),
         pytest.param("m.bin", EVIL[:-1] + RAW, "posix.system|no whole pickle", id="bin, broken after it runs"),
         pytest.param("m.pt", LEGACY + EVIL + pickle.dumps([]) + RAW, "posix.system", id="torch before 1.6"),
