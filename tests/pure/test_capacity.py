@@ -57,6 +57,11 @@ QWEN = entry(VersionState.READY, 500, model="qwen", listing="sha256:0b")
             id="beside another load that is half done",
         ),
         pytest.param(plan(100, inodes=10), 100, id="as many inodes as files"),
+        pytest.param(
+            plan(100, entry(VersionState.READY, 60, model="qwen"), running=(OTHER,)),
+            100,
+            id="another load, which only reads again what is there",
+        ),
         pytest.param(plan(100, entry(VersionState.FOREIGN, 9, version="v2")), 100, id="another's files elsewhere"),
     ],
 )
