@@ -42,8 +42,8 @@ def pass_gates(spec: LoadSpec, directory: Path, records: Sequence[FileRecord]) -
     return Passed(spec.weights, digests_from)
 
 
-def uphold(layout: Layout, spec: LoadSpec, manifest: Manifest) -> Manifest:
-    """The manifest of a version that is there, held against the order's rules as far as it did not pass them before."""
+def uphold(layout: Layout, spec: LoadSpec, manifest: Manifest, marker: Path) -> Manifest:
+    """The manifest at ``marker`` of files in their place, held against the order's rules as far as they did not pass them before."""
     known = manifest.weights.covers(spec.weights)
     if known and not spec.require_digests:
         return manifest
@@ -53,7 +53,7 @@ def uphold(layout: Layout, spec: LoadSpec, manifest: Manifest) -> Manifest:
     changed = manifest.model_copy(update={"weights": weights, "digests_from": passed.digests_from})
     if changed == manifest:
         return manifest
-    write_durably(layout.manifest, changed.model_dump_json(by_alias=True))
+    write_durably(marker, changed.model_dump_json(by_alias=True))
     return changed
 
 

@@ -32,6 +32,9 @@ SYSTEM_DIRECTORIES = frozenset({"lost+found", ".snapshot", ".zfs"})
 #: An NFS client's name for a file that was removed while it was open there; it goes with the last reader.
 SILLY_RENAMED = re.compile(r"\.nfs[0-9a-f]{8,}")
 
+#: A record has some 300 bytes: a million files. More is none of ours, and would not fit into the pod.
+_MAX_MANIFEST_BYTES = 512 * 1024 * 1024
+
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -130,10 +133,16 @@ def _read_regular(path: Path) -> bytes:
         if error.errno == errno.ELOOP:
             raise VolumeUnusable(f"{path}: is a symbolic link; Modelyard makes none and follows none: remove it") from error
         raise
-    with open(descriptor, "rb") as file:  # noqa: PTH123 - a descriptor has no path
-        if not S_ISREG(os.fstat(descriptor).st_mode):
-            raise VolumeUnusable(f"{path}: is no file; remove it and the version's directory to have it loaded again")
-        return file.read()
+    try:
+        stat = os.fstat(descriptor)
+        if not S_ISREG(stat.st_mode) or stat.st_size > _MAX_MANIFEST_BYTES:
+            raise VolumeUnusable(
+                f"{path}: is no manifest (no file, or far too big); remove it and the version's directory to have it loaded again"
+            )
+        with open(descriptor, "rb", closefd=False) as file:
+            return file.read()
+    finally:
+        os.close(descriptor)
 
 
 def tampering(manifest: Manifest, model: ModelRef) -> str | None:

@@ -46,10 +46,10 @@ def preload(spec: LoadSpec, root: Path, source: Source, tuning: Tuning) -> LoadR
                 finish_removal(layout)
             state = read_state(layout)
             if state is State.RENAMED:
-                finish(layout)
+                finish(layout, spec)
                 state = State.PUBLISHED
             if state is State.PUBLISHED:
-                return _result(uphold(layout, spec, published(layout, spec)), began)
+                return _result(uphold(layout, spec, published(layout, spec), layout.manifest), began)
             files = _list(spec, source)
             return _load(spec, layout, source, files, tuning, began)
     except OSError as error:

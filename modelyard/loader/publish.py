@@ -19,7 +19,7 @@ from stat import S_ISREG
 
 from modelyard.errors import VersionConflict, VolumeUnusable
 from modelyard.loader.checksums import sha256_of
-from modelyard.loader.gates import Passed
+from modelyard.loader.gates import Passed, uphold
 from modelyard.loader.killpoints import kill_point
 from modelyard.loader.layout import (
     Layout,
@@ -96,12 +96,13 @@ def published(layout: Layout, spec: LoadSpec) -> Manifest:
     return manifest
 
 
-def finish(layout: Layout) -> None:
-    """Finish what a killed run left between the two renames."""
+def finish(layout: Layout, spec: LoadSpec) -> None:
+    """Finish what a killed run left between the two renames, if it passes this order's gates: that run's may have been weaker."""
     manifest = read_manifest(layout.pending)
     if manifest is not None:
         _believe(layout, layout.pending, manifest)
         check_files(layout, manifest, VerifyLevel.SIZES)
+        uphold(layout, spec, manifest, layout.pending)
         sync_directory(layout.target.parent)  # the killed run may not have come to it
         _mark_final(layout)
 
@@ -154,7 +155,7 @@ def check_files(layout: Layout, manifest: Manifest, level: VerifyLevel) -> None:
     reread = Reread(f"{layout.model}: its check", manifest.bytes)
     if wrong := [problem for record in manifest.files if (problem := _problem(layout, record, there.get(record.path), level, reread))]:
         raise VolumeUnusable(
-            f"{layout.model}: {summary(wrong, manifest)}; remove {layout.manifest} and {layout.target} to have the version loaded again"
+            f"{layout.model}: {summary(wrong, manifest)}; repair the version (deployment verify-cache), or remove it and preload it again"
         )
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from modelyard.orders import LoadSpec, VerifyLevel
+from modelyard.orders import LoadSpec, RemoveSpec, VerifyLevel, VerifySpec
 from tests.services.fault_proxy import FaultProxy
 from tests.services.s3_fixtures import Bucket, Loader, assert_published, tree
 
@@ -58,17 +58,17 @@ def test_a_file_at_the_target(spec: LoadSpec, loader: Loader) -> None:
 def test_a_damaged_version(damage: Callable[[Path], object], told: str, published: LoadSpec, loader: Loader) -> None:
     damage(loader.root / "m" / "v1")
     run = loader.run(published.model_copy(update={"verify": VerifyLevel.DIGESTS}))
-    run.failed("VolumeUnusable", "m@v1: 1 of 2 files", told, "to have the version loaded again")
+    run.failed(
+        "VolumeUnusable", "m@v1: 1 of 2 files", told, "repair the version (deployment verify-cache), or remove it and preload it again"
+    )
 
 
-def test_following_the_advice_loads_it_again(published: LoadSpec, loader: Loader) -> None:
-    target, manifest = loader.root / "m/v1", loader.root / ".modelyard/manifests/m/v1.json"
-    (target / "a").unlink()
-    assert str(manifest) in loader.run(published).error
-    manifest.unlink()
-    (target / "dir/b").unlink()
-    (target / "dir").rmdir()
-    target.rmdir()
+@pytest.mark.parametrize("repair", [True, False])
+def test_following_the_advice_loads_it_again(repair: bool, published: LoadSpec, bucket: Bucket, loader: Loader) -> None:  # noqa: FBT001
+    (loader.root / "m/v1/a").unlink()
+    loader.run(published).failed("VolumeUnusable", "verify-cache", "remove it")
+    order = VerifySpec(repair=True, source=bucket.location(prefix="")) if repair else RemoveSpec(model=published.model)
+    loader.run(order).succeeded()
     loader.run(published).succeeded()
     assert_published(loader.root, FILES)
 
