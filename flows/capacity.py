@@ -6,11 +6,11 @@ from datetime import timedelta
 from prefect import task
 from prefect.logging import get_run_logger
 
-from flows.orders import carry_out
+from flows.orders import carry_out, versions_seen
 from flows.retries import retried
 from modelyard.errors import ClusterUnavailable, ModelyardError
 from modelyard.kube.client import Kube
-from modelyard.orders import InspectResult, InspectSpec, VersionEntry
+from modelyard.orders import InspectResult, InspectSpec
 from modelyard.plans.capacity import VolumeSeen
 from modelyard.plans.placement import plan_placement
 from modelyard.plans.preload import PreloadFacts, PreloadRequest
@@ -35,6 +35,7 @@ def measure(request: PreloadRequest, facts: PreloadFacts, kube: Kube) -> Preload
         return replace(facts, unmeasured="; ".join(problem.what for problem in placement.problems))
     try:
         report = carry_out(kube, InspectSpec(), cache, InspectResult, timeout=INSPECT_TIMEOUT, node=placement.node, hurried=True)
+        versions = versions_seen(report)
         running = read_running_loads(kube, cache.namespace, cache.claim)
     except ClusterUnavailable:
         raise
@@ -42,9 +43,4 @@ def measure(request: PreloadRequest, facts: PreloadFacts, kube: Kube) -> Preload
         get_run_logger().warning("free space was not measured: %s", error)
         return replace(facts, unmeasured=str(error))
     neighbours = read_neighbours(kube, claim.volume_name) if claim.volume_name else None
-    versions = tuple(VersionEntry.model_validate(_entry(each)) for each in report.entries)
     return replace(facts, volume=VolumeSeen(report.result.space, versions, report.result.staged_bytes, running, neighbours))
-
-
-def _entry(line: dict[str, object]) -> dict[str, object]:
-    return {key: value for key, value in line.items() if key != "event"}

@@ -5,14 +5,15 @@ from datetime import timedelta
 
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run as this_run
+from pydantic import ValidationError
 
 from modelyard.caches import CacheSpec
-from modelyard.errors import ClusterUnavailable, ModelyardError
+from modelyard.errors import ClusterUnavailable, LoaderFailed, ModelyardError
 from modelyard.kube.client import Kube
 from modelyard.kube.follow import OnNote, OnProgress
 from modelyard.kube.run_loader import ensure_job, remove_job, wait_for_job
 from modelyard.kube.wait import TimedOut
-from modelyard.orders import Order, Progress, Report, Result
+from modelyard.orders import InspectResult, Order, Progress, Report, Result, VersionEntry
 
 
 def carry_out(  # noqa: PLR0913 - an order, where, and who hears of it
@@ -53,6 +54,20 @@ def carry_out(  # noqa: PLR0913 - an order, where, and who hears of it
         raise
     remove_job(kube, handle)
     return report
+
+
+def versions_seen(report: Report[InspectResult]) -> tuple[VersionEntry, ...]:
+    """The versions that an inspection told of.
+
+    Raises:
+        LoaderFailed: its entries are not of this release.
+    """
+    try:
+        return tuple(VersionEntry.model_validate({key: value for key, value in line.items() if key != "event"}) for line in report.entries)
+    except ValidationError as error:
+        raise LoaderFailed(
+            f"the loader told of the volume in another release's words; set loaderImage to this one's: {error}"
+        ) from error
 
 
 def _silent(_: Progress) -> None:

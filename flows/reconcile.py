@@ -11,13 +11,15 @@ from prefect import Flow, flow
 from prefect.artifacts import create_table_artifact
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.logging import get_run_logger
+from prefect.logging.loggers import LoggingAdapter, flow_run_logger
 from pydantic import Field
 
 from blocks import Cluster, load_block
 from flows.cache_blocks import CacheBlocks, read_cache_blocks, source_uris
 from flows.preload import ShortText, preload_model
-from flows.reconcile_tasks import Planned, correct, look, read_all, remove
+from flows.reconcile_tasks import Catalogue, Planned, correct, look, read_all, remove, still_awaited
 from flows.share import share_where_wanted
+from modelyard.caches import CacheSpec
 from modelyard.errors import ModelyardError
 from modelyard.kube.client import Kube
 from modelyard.kube.run_loader import end_jobs_of_run
@@ -25,7 +27,9 @@ from modelyard.models import Value
 from modelyard.names import slug
 from modelyard.plans.catalogue import Act, Decision, plan_strays
 from modelyard.plans.catalogue_status import Finding, Phase
-from modelyard.volumes.catalogue import CatalogueMissing, Entry, now, read_again, write_finding
+from modelyard.volumes.catalogue import now, read_again, write_finding
+from modelyard.volumes.copies import is_released
+from modelyard.volumes.sharing_facts import copies_of
 
 _MOST_ROWS = 1000
 
@@ -45,9 +49,22 @@ class ReconcileReport(Value):
 
 def end_own_jobs(flow: "Flow[Any, Any]", flow_run: FlowRun, state: "State[Any]") -> None:  # noqa: ARG001 - Prefect calls by these names
     """Delete the Jobs of a cancelled or crashed run. A half removal is finished by the next run."""
-    kube = Kube(load_block(Cluster, flow_run.parameters.get("cluster", "default")).get_client())
-    for namespace in sorted({namespace for _, namespace in read_cache_blocks().known.usable}):
-        end_jobs_of_run(kube, namespace, str(flow_run.id))
+    kube, log = Kube(load_block(Cluster, flow_run.parameters.get("cluster", "default")).get_client()), flow_run_logger(flow_run, flow)
+    for namespace in sorted({place for cache in read_cache_blocks().specs.values() for place in _places(kube, cache, log)}):
+        try:
+            end_jobs_of_run(kube, namespace, str(flow_run.id))
+        except ModelyardError as error:
+            log.warning("Jobs of this run may be left in namespace %s: %s", namespace, error)
+
+
+def _places(kube: Kube, cache: CacheSpec, log: LoggingAdapter) -> set[str]:
+    """Where a run's Jobs may be: beside the cache, and beside its copies, which are looked at."""
+    try:
+        copies = {volume["spec"]["claimRef"]["namespace"] for volume in copies_of(kube, cache) if not is_released(volume)}
+    except ModelyardError as error:
+        log.warning("the namespaces that have a copy of cache %s are not known: %s", cache.name, error)
+        copies = set()
+    return {cache.namespace, *cache.share_with, *copies}
 
 
 @flow(name="reconcile-caches", on_cancellation=[end_own_jobs], on_crashed=[end_own_jobs])
@@ -72,40 +89,46 @@ def reconcile_caches(
         ExceptionGroup: caches that could not be looked at; the others were reconciled. What fails for one model is told in its object.
     """
     kube, blocks = Kube(load_block(Cluster, cluster).get_client()), read_cache_blocks(caches)
-    try:
-        entries = read_all(kube, blocks.namespaces)
-    except CatalogueMissing as error:
-        get_run_logger().warning("%s", error)
-        return ReconcileReport(note=str(error))
-    planned, failures = plan_all(kube, blocks, entries)
+    catalogue = read_all(kube, blocks.namespaces)
+    for reason in catalogue.unread.values():
+        get_run_logger().warning("%s", reason)
+    planned, failures = plan_all(kube, blocks, catalogue)
     publish(planned)
-    if dry_run:
-        todo = [each for plan in planned for each in plan.decisions if _acts(each)]
-        report = ReconcileReport(seen=_seen(planned), planned=tuple(f"{each.act or 'status'} {_told(each)}" for each in todo))
-    else:
-        report = act(kube, planned, cluster)
+    report = forecast(planned) if dry_run else act(kube, planned, cluster)
+    shared = tuple(line for name, cache in blocks.specs.items() for line in share(name, cache, cluster, dry_run=dry_run))
+    told = {"planned": (*report.planned, *shared)} if dry_run else {"shared": shared}
+    report = report.model_copy(update={**told, "note": "; ".join(dict.fromkeys(catalogue.unread.values())) or None})
     if failures:
         raise ExceptionGroup(f"{len(failures)} of {len(blocks.specs)} caches could not be reconciled", failures)
     return report
 
 
-def plan_all(kube: Kube, blocks: CacheBlocks, entries: tuple[Entry, ...]) -> tuple[list[Planned], list[ModelyardError]]:
-    """What each cache needs; a cache that cannot be looked at does not stop the others."""
-    sources, planned, failures = source_uris(), [], list(blocks.failures)
+def plan_all(kube: Kube, blocks: CacheBlocks, catalogue: Catalogue) -> tuple[list[Planned], list[Exception]]:
+    """What each cache needs; one that cannot be looked at does not stop the others, and one whose objects cannot be read has none."""
+    sources, planned = source_uris(), []
+    failures: list[Exception] = list(blocks.failures)
     for name, cache in blocks.specs.items():
+        if cache.namespace in catalogue.unread:
+            continue
         try:
-            planned.append(look(kube, cache, name, entries, sources))
-        except ModelyardError as error:
+            planned.append(look(kube, cache, name, catalogue.entries, sources))
+        except Exception as error:  # noqa: BLE001 - whatever it is, the other caches are not held up by it
             get_run_logger().error("cache %s: %s", cache.name, error)
             failures.append(error)
     if blocks.complete:
-        strays = plan_strays((each.model for each in entries), blocks.known, now())
-        planned.append(Planned(None, "", strays, entries))
+        strays = plan_strays((each.model for each in catalogue.entries), blocks.known, now())
+        planned.append(Planned(None, "", strays, catalogue.entries))
     return planned, failures
 
 
+def forecast(planned: list[Planned]) -> ReconcileReport:
+    """What would be done with the models."""
+    todo = [each for plan in planned for each in plan.decisions if _acts(each)]
+    return ReconcileReport(seen=_seen(planned), planned=tuple(f"{each.act or 'status'} {_told(each)}" for each in todo))
+
+
 def act(kube: Kube, planned: list[Planned], cluster: str) -> ReconcileReport:
-    """First the quick things of all caches, then removals, which make room, then loads, then copies for other namespaces."""
+    """First the quick things of all caches, then removals, which make room, then loads."""
     written = sum(correct(kube, plan) for plan in planned)
     loaded: list[str] = []
     removed: list[str] = []
@@ -113,11 +136,9 @@ def act(kube: Kube, planned: list[Planned], cluster: str) -> ReconcileReport:
     for plan, each in _of(planned, Act.REMOVE):
         (removed if remove(kube, plan, each) else failed).append(_told(each))
     for plan, each in _of(planned, Act.LOAD):
-        (loaded if load(kube, plan, each, cluster) else failed).append(_told(each))
-    shared = tuple(line for plan in planned for line in share(plan, cluster))
-    return ReconcileReport(
-        seen=_seen(planned), written=written, loaded=tuple(loaded), removed=tuple(removed), failed=tuple(failed), shared=shared
-    )
+        if (entry := plan.entry_of(each)) and still_awaited(kube, entry):
+            (loaded if load(kube, plan, each, cluster) else failed).append(_told(each))
+    return ReconcileReport(seen=_seen(planned), written=written, loaded=tuple(loaded), removed=tuple(removed), failed=tuple(failed))
 
 
 def _of(planned: list[Planned], act: Act) -> list[tuple[Planned, Decision]]:
@@ -138,13 +159,12 @@ def load(kube: Kube, plan: Planned, decision: Decision, cluster: str) -> bool:
     return True
 
 
-def share(plan: Planned, cluster: str) -> list[str]:
-    """Make the copies that a cache's settings ask for; what was done, and why others were not, a line each."""
-    cache = plan.cache
-    if cache is None or not (cache.share_with or cache.share_on_demand):
+def share(block: str, cache: CacheSpec, cluster: str, *, dry_run: bool) -> list[str]:
+    """Make the copies that a cache's settings ask for; what was done, or would be, and why others were not, a line each."""
+    if not (cache.share_with or cache.share_on_demand):
         return []
     try:
-        report = share_where_wanted(plan.block, cluster)
+        report = share_where_wanted(block, cluster, dry_run=dry_run)
     except Exception as error:  # noqa: BLE001 - whatever it is, the other caches are not held up by it
         get_run_logger().warning("cache %s is not shared: %s", cache.name, error)
         return [f"{cache.name}: not shared: {error}"]

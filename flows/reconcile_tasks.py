@@ -1,14 +1,14 @@
 """The steps of a reconciliation: look at one cache, correct what the catalogue says, remove one version."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 
 from prefect import task
 from prefect.logging import get_run_logger
 
-from flows.orders import carry_out
+from flows.orders import carry_out, versions_seen
 from flows.retries import retried
 from modelyard.caches import CacheSpec
 from modelyard.errors import ClaimUnusable, ClusterRefused, ClusterUnavailable, LoaderInterrupted, ModelyardError
@@ -20,7 +20,7 @@ from modelyard.plans.catalogue import Act, CacheFacts, Decision, plan_catalogue
 from modelyard.plans.catalogue_status import Finding, Phase, Usage, removed
 from modelyard.plans.placement import node_for
 from modelyard.quantities import format_bytes
-from modelyard.volumes.catalogue import Entry, drop, now, project, read_again, read_catalogue, write_finding, write_status
+from modelyard.volumes.catalogue import CatalogueMissing, Entry, drop, now, project, read_again, read_catalogue, write_finding, write_status
 from modelyard.volumes.claims import read_claim
 from modelyard.volumes.references import read_references
 from modelyard.volumes.running_loads import read_running_loads
@@ -51,13 +51,34 @@ class Planned:
         return next((each for each in self.entries if (each.model.namespace, each.model.name) == target), None)
 
 
+@dataclass(frozen=True, slots=True)
+class Catalogue:
+    """The objects that could be read, and why those of other namespaces could not."""
+
+    entries: tuple[Entry, ...] = ()
+    unread: Mapping[str, str] = field(default_factory=dict)
+
+
 @task(task_run_name="read-catalogue", **retried(ClusterUnavailable))
-def read_all(kube: Kube, namespaces: frozenset[str]) -> tuple[Entry, ...]:
-    """The objects of all namespaces, or of the caches' where the account may not list all."""
+def read_all(kube: Kube, namespaces: frozenset[str]) -> Catalogue:
+    """The objects of all namespaces, or of the caches' where the account may not list all: its Role for them is optional in each."""
     try:
-        return read_catalogue(kube, None)
+        return Catalogue(read_catalogue(kube, None))
+    except CatalogueMissing as error:
+        return Catalogue(unread=dict.fromkeys(namespaces, str(error)))
     except ClusterRefused:
-        return tuple(each for namespace in sorted(namespaces) for each in read_catalogue(kube, namespace))
+        return _of_each(kube, namespaces)
+
+
+def _of_each(kube: Kube, namespaces: frozenset[str]) -> Catalogue:
+    entries: list[Entry] = []
+    unread: dict[str, str] = {}
+    for namespace in sorted(namespaces):
+        try:
+            entries += read_catalogue(kube, namespace)
+        except (CatalogueMissing, ClusterRefused) as error:
+            unread[namespace] = str(error)
+    return Catalogue(tuple(entries), unread)
 
 
 @task(task_run_name="look-{cache.name}", **retried(ClusterUnavailable, LoaderInterrupted))
@@ -69,7 +90,7 @@ def look(kube: Kube, cache: CacheSpec, block: str, entries: tuple[Entry, ...], s
         namespace=cache.namespace,
         claim=cache.claim,
         models=tuple(each.model for each in mine),
-        entries=tuple(_on_volume(kube, cache)),
+        entries=_on_volume(kube, cache),
         loading=frozenset((load.model.name, load.model.version) for load in read_running_loads(kube, cache.namespace, cache.claim)),
         references=read_references(kube, cache.namespace, cache.claim),
         sources=sources,
@@ -78,18 +99,16 @@ def look(kube: Kube, cache: CacheSpec, block: str, entries: tuple[Entry, ...], s
     return Planned(cache, block, plan_catalogue(facts), mine)
 
 
-def _on_volume(kube: Kube, cache: CacheSpec) -> Iterator[VersionEntry]:
+def _on_volume(kube: Kube, cache: CacheSpec) -> tuple[VersionEntry, ...]:
     """What a pod sees on the claim; a claim that is not there, or was never bound, holds nothing."""
     claim = read_claim(kube, cache.namespace, cache.claim)
     if claim is None or claim.phase == "Pending":
-        return
+        return ()
     if claim.phase != "Bound" or claim.deleting:
         phase = "being deleted" if claim.deleting else claim.phase
         raise ClaimUnusable(f"PersistentVolumeClaim/{cache.namespace}/{cache.claim} is {phase}; use another pvcNameSuffix")
     node = node_for(cache, claim)
-    report = carry_out(kube, InspectSpec(), cache, InspectResult, timeout=INSPECT_TIMEOUT, node=node, hurried=True)
-    for line in report.entries:
-        yield VersionEntry.model_validate({key: value for key, value in line.items() if key != "event"})
+    return versions_seen(carry_out(kube, InspectSpec(), cache, InspectResult, timeout=INSPECT_TIMEOUT, node=node, hurried=True))
 
 
 @task(task_run_name="correct-{plan.name}", **retried(ClusterUnavailable))
@@ -148,6 +167,19 @@ def remove(kube: Kube, plan: Planned, decision: Decision) -> bool:
     get_run_logger().info("%s removed: %d files, %s freed", target, result.files, format_bytes(result.freed_bytes))
     _tell(kube, entry, removed())
     return True
+
+
+def still_awaited(kube: Kube, entry: Entry) -> bool:
+    """Whether a load that was decided on is due still: other runs, and people, do not wait while it stands in its queue."""
+    try:
+        live = read_again(kube, entry).model
+    except NotFound as error:
+        get_run_logger().warning("not loaded: %s", error)
+        return False
+    if live.state != "Absent" and live.status.get("phase") == Phase.PENDING:
+        return True
+    get_run_logger().info("%s is %s by now: not loaded by this run", live, live.status.get("phase"))
+    return False
 
 
 def _still_to_go(kube: Kube, entry: Entry) -> bool:

@@ -140,10 +140,11 @@ def unshare_cache(
     return unshare_report(plan, removed, notes)
 
 
-def share_where_wanted(cache: str = "default", cluster: str = "default") -> ShareReport:
+def share_where_wanted(cache: str = "default", cluster: str = "default", *, dry_run: bool = False) -> ShareReport:
     """Make the copies that the cache's shareWith and shareOnDemand ask for; for other flows to call.
 
     A namespace with a problem is left out and told of in the report and the log; those that have a copy are not checked again.
+    A dry run only says what would be done.
     """
     log = get_run_logger()
     kube, spec = _loaded(cache, cluster)
@@ -156,7 +157,11 @@ def share_where_wanted(cache: str = "default", cluster: str = "default") -> Shar
     plan = resolve_sharing(spec, wanted.namespaces, kube)
     for refused in plan.problems:
         log.warning("not shared: %s", refused)
-    due = () if plan.source_problems else tuple(each for each in plan.targets if not each.problems and each.action is not ShareAction.KEEP)
+    due = (
+        ()
+        if plan.source_problems or dry_run
+        else tuple(each for each in plan.targets if not each.problems and each.action is not ShareAction.KEEP)
+    )
     report = report_of(plan, share(due, plan, kube) if due else ())
     return report.model_copy(update={"problems": (*report.problems, *unknown)})
 

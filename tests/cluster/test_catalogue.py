@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 import devcluster
+from flows.reconcile_tasks import read_all
 from modelyard.errors import ClusterRefused
 from modelyard.kube.client import Kube
 from modelyard.kube.failures import Changed, NotFound
@@ -15,6 +16,7 @@ from modelyard.plans.catalogue import CachedModel, Source
 from modelyard.plans.catalogue_status import Content, Context, Finding, Phase, Usage, next_status, ready
 from modelyard.volumes.catalogue import Entry, drop, find, now, project, read_catalogue, write_finding, write_status
 from tests.cluster.catalogue import cached, change, condition, declaration, install, kubectl, row
+from tests.cluster.preload.test_flow import wait_until
 from tests.cluster.support import connect
 
 pytestmark = pytest.mark.cluster
@@ -169,3 +171,18 @@ def test_an_account_without_the_right_is_told(kubeconfig: str, namespace: str) -
     account = connect(kubeconfig, impersonate=f"nobody-{namespace}")
     with pytest.raises(ClusterRefused, match="lacks the verb 'list' on 'cachedmodels'"):
         read_catalogue(account, namespace)
+
+
+def test_a_namespace_whose_objects_may_not_be_listed_holds_up_no_other(kube: Kube, kubeconfig: str, namespace: str) -> None:
+    group, user = "rbac.authorization.k8s.io", f"lister-{namespace}"
+    head = {"apiVersion": f"{group}/v1", "metadata": {"name": "list", "namespace": namespace}}
+    kube.create({**head, "kind": "Role", "rules": [{"apiGroups": ["modelyard.dev"], "resources": ["cachedmodels"], "verbs": ["list"]}]})
+    role, subjects = {"apiGroup": group, "kind": "Role", "name": "list"}, [{"apiGroup": group, "kind": "User", "name": user}]
+    kube.create({**head, "kind": "RoleBinding", "roleRef": role, "subjects": subjects})
+    kube.create(declaration(namespace))
+    lister, namespaces = connect(kubeconfig, impersonate=user), frozenset({namespace, "default"})
+    wait_until(lambda: namespace not in read_all.fn(lister, namespaces).unread, 120)  # the server learns of rights late
+    seen = read_all.fn(lister, namespaces)
+    assert [entry.model.name for entry in seen.entries] == ["mine"]
+    assert list(seen.unread) == ["default"]
+    assert "forbidden" in seen.unread["default"]

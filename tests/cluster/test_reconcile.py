@@ -1,24 +1,31 @@
 """Reconcile-caches on the real parts: declared is loaded, absent is removed unless in use, deleted is restored, and each says why."""
 
 import os
+import subprocess
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import FlowRun
+from prefect.states import Cancelled
 
 import devcluster
 import flows.reconcile
 from blocks import ModelCache, load_block
 from flows.preload import preload_model
-from flows.reconcile import ReconcileReport, reconcile_caches
-from flows.reconcile_tasks import Planned, correct
+from flows.reconcile import ReconcileReport, end_own_jobs, reconcile_caches
+from flows.reconcile_tasks import Catalogue, Planned, correct
 from flows.share import unshare_cache
 from modelyard.errors import Refused
 from modelyard.kube.client import Kube
+from modelyard.kube.run_loader import ensure_job
 from modelyard.models import FileRecord, Manifest, ModelRef, S3Location
 from modelyard.names import cached_model_name
+from modelyard.orders import InspectSpec
 from tests.cluster.catalogue import cached, change, condition, declaration, install, kubectl, row, shown
 from tests.cluster.preload import conftest
 from tests.cluster.preload.conftest import FrozenLoader, Stack
@@ -177,6 +184,40 @@ def test_progress_is_shown_while_it_loads(stack: Stack, frozen: FrozenLoader, ku
     assert told(stack, name)[0] == "Ready"
 
 
+def test_while_a_load_runs_another_run_does_the_rest(stack: Stack, frozen: FrozenLoader) -> None:
+    stack.put(model__safetensors=os.urandom(3_000_000))
+    stack.s3.put_object(Bucket=stack.name, Key="other/v1/config.json", Body=b"{}", ChecksumAlgorithm="CRC64NVME")
+    declare(stack)
+    code = f"from flows.reconcile import reconcile_caches; reconcile_caches(cluster={stack.name!r}, caches=[{stack.name!r}])"
+    running = subprocess.Popen([sys.executable, "-c", code], text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    frozen.freeze()
+    (load,) = stack.jobs()
+    declare(stack, "other", model="other", source={"block": stack.name, "path": "other/v1"})
+    report = run(stack)
+    assert (report.loaded, report.failed) == ((f"{stack.name}/other@v1",), ())
+    assert told(stack)[0] == "Loading"
+    assert [job["metadata"]["uid"] for job in stack.jobs()] == [load["metadata"]["uid"]]
+    frozen.thaw()
+    output, _ = running.communicate(timeout=300)
+    assert running.returncode == 0, output
+    assert told(stack)[0] == "Ready"
+
+
+def test_what_is_no_longer_wanted_when_its_turn_comes_is_not_loaded(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    stack.put(config__json=b"{}")
+    declare(stack)
+
+    def meanwhile(kube: Kube, plan: Planned) -> int:  # between the status Pending and the load
+        written = int(correct(kube, plan))
+        change(stack.kube, stack.name, "mine", state="Absent")
+        return written
+
+    monkeypatch.setattr(flows.reconcile, "correct", meanwhile)
+    report = run(stack)
+    assert (report.loaded, report.failed) == ((), ())
+    assert stack.kube.get("PersistentVolumeClaim", CLAIM, stack.name) is None
+
+
 def test_a_killed_preload_is_told_once_its_job_is_gone(stack: Stack, frozen: FrozenLoader) -> None:
     stack.put(model__safetensors=os.urandom(3_000_000))
     running = in_background(stack)
@@ -230,18 +271,39 @@ def test_who_wants_a_copy_gets_it_and_starts(stack: Stack, image: str) -> None:
     stack.kube.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": team}})
     try:
         declare(stack)
-        stack.kube.create(reader(team, image))
-        assert run(stack, dry_run=True).shared == ()
-        assert stack.kube.get("PersistentVolumeClaim", CLAIM, team) is None
         report = run(stack)
-        made, refused = report.shared
-        assert (report.loaded, made) == ((f"{stack.name}/m@v1",), f"{stack.name}: create {team}")
+        (refused,) = report.shared
+        assert report.loaded == (f"{stack.name}/m@v1",)
         assert f"Namespace/{missing}: does not exist" in refused
+        stack.kube.create(reader(team, image))
+        made = f"{stack.name}: create {team}"
+        assert {made, refused} <= set(run(stack, dry_run=True).planned)
+        assert stack.kube.get("PersistentVolumeClaim", CLAIM, team) is None
+        assert run(stack).shared == (made, refused)
         wait_until(lambda: (stack.kube.get("Pod", "reader", team) or {}).get("status", {}).get("phase") == "Succeeded", 180)
         assert run(stack).shared == (refused,)
+        a_cancelled_run_leaves_no_job(stack, team)
         release(stack, team)
     finally:
         stack.kube.delete("Namespace", team)
+
+
+def a_cancelled_run_leaves_no_job(stack: Stack, team: str) -> None:
+    """Also where it looked at a copy."""
+    cancelled, there = uuid4(), load_block(ModelCache, stack.name).spec().model_copy(update={"namespace": team})
+    job = ensure_job(stack.kube, InspectSpec(), there, {}, str(cancelled))
+    end_own_jobs(reconcile_caches, FlowRun(id=cancelled, flow_id=uuid4(), parameters={"cluster": stack.name}), Cancelled())
+    wait_until(lambda: stack.kube.get("Job", job.name, team) is None, 120)
+
+
+def test_a_cache_whose_objects_cannot_be_read_is_shared_all_the_same(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = load_block(ModelCache, stack.name)
+    settings.share_with = [f"{stack.name}-none"]
+    settings.save(stack.name, overwrite=True)
+    monkeypatch.setattr(flows.reconcile, "read_all", lambda *_: Catalogue(unread={stack.name: "the cluster has no kind CachedModel"}))
+    report = run(stack, dry_run=True)
+    assert report.note == "the cluster has no kind CachedModel"
+    assert f"Namespace/{stack.name}-none: does not exist" in " ".join(report.planned)
 
 
 def reader(namespace: str, image: str) -> dict[str, Any]:

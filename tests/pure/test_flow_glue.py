@@ -4,11 +4,12 @@ import pytest
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
+from flows.orders import versions_seen
 from flows.preload import summary
 from flows.progress import describe, percent
 from flows.retries import retried
-from modelyard.errors import ClusterUnavailable, LoaderInterrupted, Refused, SourceUnavailable
-from modelyard.orders import LoadResult, Progress
+from modelyard.errors import ClusterUnavailable, LoaderFailed, LoaderInterrupted, Refused, SourceUnavailable
+from modelyard.orders import Entries, InspectResult, LoadResult, Progress, Report, VolumeSpace
 
 LOADED = LoadResult(digest="sha256:0", files=3, bytes=3 * 2**20, fetched_bytes=2 * 2**20, seconds=2.0)
 
@@ -65,3 +66,12 @@ def test_summary(result: LoadResult, text: str) -> None:
 def test_retries(state: "State[object]", again: bool) -> None:  # noqa: FBT001
     condition = retried(ClusterUnavailable, LoaderInterrupted)["retry_condition_fn"]
     assert condition(None, None, state) is again
+
+
+def test_what_a_loader_of_another_release_saw_is_an_error_of_ours() -> None:
+    told = {"event": "entry", "path": "m/v1", "state": "ready", "model": "m", "version": "v1", "files": 1, "bytes": 2}
+    result = InspectResult(space=VolumeSpace(total_bytes=1, free_bytes=1), entries=Entries(count=1, digest="0" * 64))
+    (seen,) = versions_seen(Report(result, (told,)))
+    assert (seen.model, seen.bytes) == ("m", 2)
+    with pytest.raises(LoaderFailed, match="another release's words; set loaderImage"):
+        versions_seen(Report(result, ({**told, "state": "of the future"},)))
