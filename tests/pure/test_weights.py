@@ -92,6 +92,27 @@ def two_directories() -> bytes:
     return bad[: bad.rindex(b"PK\x05\x06")] + good[:end] + good[end : end + 16] + struct.pack("<L", offset) + good[end + 20 :]
 
 
+def zip_64(*, two: bool) -> bytes:
+    """A zip with a 64-bit end; if ``two``, with another one before it, to which the locator points, and that one's own directory."""
+    good, bad = zipped({"a/data.pkl": pickle.dumps([])}), zipped({"a/data.pkl": EVIL})
+    body = bad[: bad.rindex(b"PK\x05\x06")] if two else b""
+    located = len(body)
+    if two:
+        start = bad.index(b"PK\x01\x02")
+        body += end_64(start, located - start)
+    shift, start, end = len(body), good.index(b"PK\x01\x02"), good.rindex(b"PK\x05\x06")
+    directory = bytearray(good[start:end])
+    directory[42:46] = struct.pack("<L", shift)
+    body += good[:start] + directory
+    located = located if two else len(body)
+    body += end_64(shift + start, end - start) + b"PK\x06\x07" + struct.pack("<LQL", 0, located, 1)
+    return body + good[end : end + 16] + struct.pack("<LH", shift + start, 0)
+
+
+def end_64(offset: int, length: int) -> bytes:
+    return b"PK\x06\x06" + struct.pack("<QHHLLQQQQ", 44, 45, 45, 0, 0, 1, 1, length, offset)
+
+
 def scan(directory: Path, name: str, body: bytes) -> Verdict:
     path = directory / name
     path.write_bytes(body)
@@ -131,6 +152,7 @@ def scan(directory: Path, name: str, body: bytes) -> Verdict:
             )
         ),
         pytest.param("m.bin", polyglot(), "os.system", id="a tar's beginning inside a pickle"),
+        pytest.param("m.pt", zip_64(two=True), "elsewhere than it says", id="a zip of two 64-bit ends"),
         pytest.param("m.pt", two_directories(), "elsewhere than it says", id="a zip of two directories"),
         pytest.param(
             "m.bin", b"I0x1\n0X\2\0\0\0osX\6\0\0\0system\x93.", "no whole pickle", id="import from the stack, behind what only it reads"
@@ -183,6 +205,7 @@ def test_refused(name: str, body: bytes, told: str, tmp_path: Path) -> None:
     ("name", "body", "pickled"),
     [
         pytest.param("pytorch_model.bin", zipped({"a/data.pkl": TORCH, "a/version": b"3\n", "a/data/0": RAW}), True, id="torch"),
+        pytest.param("m.pt", zip_64(two=False), True, id="a zip with a 64-bit end"),
         pytest.param("m.pt", LEGACY + TORCH + pickle.dumps(["0"], 2) + RAW, True, id="torch before 1.6"),
         pytest.param("m.pkl", pickle.dumps({"a": [1, 2.0, b"x", None, {"y"}], "b": collections.OrderedDict()}), True, id="plain data"),
         pytest.param("m.pkl", pickle.dumps(b"x" * 3_000_000), True, id="a long payload"),
