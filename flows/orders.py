@@ -65,9 +65,7 @@ def versions_seen(report: Report[InspectResult]) -> tuple[VersionEntry, ...]:
     try:
         return tuple(VersionEntry.model_validate({key: value for key, value in line.items() if key != "event"}) for line in report.entries)
     except ValidationError as error:
-        raise LoaderFailed(
-            f"the loader told of the volume in another release's words; set loaderImage to this one's: {error}"
-        ) from error
+        raise LoaderFailed(f"the loader told of the volume in another release's words; set loaderImage to this one's: {error}") from error
 
 
 def _silent(_: Progress) -> None:
