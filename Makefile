@@ -3,6 +3,8 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 PYTHON ?= python3
 BIN := .venv/bin
+# More than cores: the cluster's tests mostly wait.
+TEST_WORKERS ?= 3
 IMAGE ?= localhost/modelyard/loader:dev
 export UV_SYSTEM_CERTS = 1
 # An own cluster is only ever named on the command line (make demo KUBECONFIG=...): what the shell exports is not taken.
@@ -32,7 +34,7 @@ demo-down: setup ## Stop everything that the demo started (PURGE=1 forgets its d
 	@$(BIN)/python -m deployments.demo down $(if $(PURGE),--purge)
 
 test: setup wheels ## All tests but the long fault table, on a real cluster, S3 server and Prefect server
-	@$(BIN)/pytest -m "not faults" $(ARGS)
+	@$(BIN)/pytest -m "not faults" -n $(TEST_WORKERS) --dist loadfile $(ARGS)
 
 test-faults: setup wheels ## The whole fault table
 	@$(BIN)/pytest -m faults $(ARGS)

@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from devcluster.commands import progress, run
 from devcluster.errors import CommandError
+from devcluster.network import locked
 from devcluster.paths import cache_root
 
 CLUSTER = ("runc", "containernetworking-plugins", "nftables", "conntrack", "iproute2", "e2fsprogs", "openssl", "mount")
@@ -17,9 +20,12 @@ IMAGES = ("buildah", "mmdebstrap")
 
 def install_packages(packages: tuple[str, ...]) -> None:
     """Install those that are missing."""
-    if missing := missing_packages(packages):
-        progress(f"installing Debian packages: {' '.join(missing)}")
-        _apt_get("install", "--yes", "--no-install-recommends", *missing)
+    if not missing_packages(packages):
+        return
+    with _alone():
+        if missing := missing_packages(packages):
+            progress(f"installing Debian packages: {' '.join(missing)}")
+            _apt_get("install", "--yes", "--no-install-recommends", *missing)
 
 
 def missing_packages(packages: tuple[str, ...]) -> list[str]:
@@ -33,8 +39,13 @@ def missing_packages(packages: tuple[str, ...]) -> list[str]:
 def unpack_package(package: str) -> Path:
     """The package's files, unpacked in the cache: for what must not be installed."""
     target = cache_root() / "debian" / package
-    if target.is_dir():
-        return target
+    with _alone():
+        if not target.is_dir():
+            _download(package, target)
+    return target
+
+
+def _download(package: str, target: Path) -> None:
     progress(f"downloading Debian package {package}")
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{package}.") as scratch:
@@ -42,7 +53,14 @@ def unpack_package(package: str) -> Path:
         (archive,) = Path(scratch).glob("*.deb")
         run(["dpkg-deb", "--extract", archive, f"{scratch}/root"])
         Path(scratch, "root").rename(target)
-    return target
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """One of ours at a time: apt-get waits for dpkg's lock, but not for those of its lists and archives."""
+    cache_root().mkdir(parents=True, exist_ok=True)
+    with locked(cache_root() / ".packages.lock"):
+        yield
 
 
 def _apt_get(*arguments: str, cwd: Path | None = None) -> None:

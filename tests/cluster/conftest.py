@@ -13,28 +13,18 @@ import pytest
 
 import devcluster
 from modelyard.kube.client import Kube
+from tests.cluster.shared_cluster import run_directory, shared_cluster
 from tests.cluster.support import connect
 
 
 @pytest.fixture(scope="session")
-def cluster() -> Iterator[devcluster.Cluster | None]:
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[devcluster.Cluster | None]:
     """The devcluster, stopped in the end if it was started here; None where the tests run on a cluster that was there before."""
     if os.environ.get("MODELYARD_TEST_KUBECONFIG"):
         yield None
         return
-    name = os.environ.get("DEVCLUSTER_NAME", "test")
-    was_up = _is_up(name)
-    yield devcluster.up(name)
-    if not was_up:
-        devcluster.down(name, purge=True)
-
-
-def _is_up(name: str) -> bool:
-    try:
-        devcluster.connect(name)
-    except devcluster.DevclusterError:
-        return False
-    return True
+    with shared_cluster(os.environ.get("DEVCLUSTER_NAME", "test"), run_directory(tmp_path_factory)) as shared:
+        yield shared
 
 
 @pytest.fixture(scope="session")

@@ -20,6 +20,7 @@ from blocks import Cluster, ModelCache, S3Source, load_block
 from deployments.demo.own_stack import loader_image
 from modelyard.kube.apply import apply, patiently
 from modelyard.kube.client import Kube
+from tests.cluster.shared_cluster import one_at_a_time, run_directory
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -63,10 +64,11 @@ class Stack:
 
 
 @pytest.fixture(scope="session")
-def image(cluster: devcluster.Cluster | None) -> str:
+def image(cluster: devcluster.Cluster | None, tmp_path_factory: pytest.TempPathFactory) -> str:
     """The loader's image of this checkout, in the cluster's registry."""
     assert cluster, "the flow's tests need the devcluster: its S3 server and its registry"
-    return loader_image(cluster)
+    with one_at_a_time(run_directory(tmp_path_factory), "loader-image"):
+        return loader_image(cluster)
 
 
 @pytest.fixture

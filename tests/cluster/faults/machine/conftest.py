@@ -7,6 +7,7 @@ import pytest
 import devcluster
 from deployments.demo.own_stack import loader_image
 from modelyard.kube.client import Kube
+from tests.cluster.shared_cluster import one_at_a_time, run_directory
 from tests.cluster.support import connect
 
 NAME = "faults"
@@ -26,6 +27,7 @@ def kube(cluster: devcluster.Cluster) -> Kube:
 
 
 @pytest.fixture(scope="module")
-def image(cluster: devcluster.Cluster) -> str:
+def image(cluster: devcluster.Cluster, tmp_path_factory: pytest.TempPathFactory) -> str:
     """The loader's image in its registry."""
-    return loader_image(cluster)
+    with one_at_a_time(run_directory(tmp_path_factory), "loader-image"):
+        return loader_image(cluster)

@@ -1,0 +1,58 @@
+"""One devcluster for all of a run's workers (pytest-xdist): the first that asks starts it, the last that lets go stops it."""
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+import pytest
+
+import devcluster
+
+
+def run_directory(factory: pytest.TempPathFactory) -> Path:
+    """A directory that all workers of this run see, and no other run."""
+    base = factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
+@contextmanager
+def shared_cluster(name: str, directory: Path) -> Iterator[devcluster.Cluster]:
+    """The devcluster ``name``, up; stopped and purged by its last user if this run started it.
+
+    Users hold a shared lock on a file in ``directory``, which dies with them: a killed worker keeps nothing up for the others.
+    """
+    with (directory / f"users-of-{name}").open("w") as users:
+        fcntl.flock(users, fcntl.LOCK_SH)
+        started = directory / f"{name}-was-started-here"
+        if not _is_up(name):
+            started.touch()
+        yield devcluster.up(name)
+        if started.exists() and _is_last(users):
+            devcluster.down(name, purge=True)
+
+
+@contextmanager
+def one_at_a_time(directory: Path, what: str) -> Iterator[None]:
+    """What two workers must not do at the same moment."""
+    with (directory / f"{what}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _is_last(users: IO[str]) -> bool:
+    try:
+        fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _is_up(name: str) -> bool:
+    try:
+        devcluster.connect(name)
+    except devcluster.DevclusterError:
+        return False
+    return True
