@@ -5,9 +5,10 @@ from dataclasses import dataclass, field
 
 from prefect.logging import get_run_logger
 
-from blocks import ModelCache, S3Source, block_names, load_block
+from blocks import Cluster, ModelCache, S3Source, block_names, load_block
 from modelyard.caches import CacheSpec
 from modelyard.errors import ModelyardError
+from modelyard.kube.client import Kube
 from modelyard.plans.catalogue import KnownCaches
 
 
@@ -24,6 +25,11 @@ class CacheBlocks:
     def namespaces(self) -> frozenset[str]:
         """Where the caches lie."""
         return frozenset(cache.namespace for cache in self.specs.values())
+
+
+def load_cache(cache: str, cluster: str) -> tuple[Kube, CacheSpec]:
+    """The cluster that one block names, and the cache that the other describes."""
+    return Kube(load_block(Cluster, cluster).get_client()), load_block(ModelCache, cache).spec()
 
 
 def read_cache_blocks(chosen: Sequence[str] | None = None) -> CacheBlocks:

@@ -13,14 +13,15 @@ from prefect.logging import get_run_logger
 from prefect.runtime import flow_run as this_run
 from pydantic import Field
 
-from blocks import Cluster, ModelCache, load_block
+from flows.cache_blocks import load_cache
 from flows.orders import carry_out
+from flows.parameters import ShortText
 from flows.retries import retried
 from modelyard.caches import AccessMode, CacheSpec
 from modelyard.errors import ClaimPending, ClaimUnusable, ClusterUnavailable, ModelyardError
 from modelyard.kube.client import Kube
 from modelyard.kube.run_loader import end_jobs_of_run, ensure_job, remove_job, wait_for_job
-from modelyard.names import slug
+from modelyard.names import artifact_key
 from modelyard.plans.check_storage import CheckFacts, CheckPlan, CheckRequest, Removal, checked_claim, plan_check, probe_claim_name
 from modelyard.plans.storage_report import describe_storage, node_rows
 from modelyard.plans.storage_verdict import Seen, Step, StorageReport, judge
@@ -37,15 +38,14 @@ REMOVE_TIMEOUT = timedelta(minutes=3)
 HOOK_TIMEOUT = timedelta(seconds=60)
 #: Slower storage than this is told as a time-out.
 SLOWEST_BYTES_PER_SECOND = 1e6
-ShortText = Annotated[str, Field(min_length=1, max_length=100)]
 KubeName = Annotated[str, Field(min_length=1, max_length=253)]
 
 
 def end_check(flow: "Flow[Any, Any]", flow_run: FlowRun, state: "State[Any]") -> None:  # noqa: ARG001 - Prefect calls by these names
     """Leave nothing of a run that was cancelled or crashed: its Jobs, its own claim, or its files on a claim of others."""
     parameters, run_id = flow_run.parameters, str(flow_run.id)
-    kube = Kube(load_block(Cluster, parameters.get("cluster", "default")).get_client())
-    cache, nonce = load_block(ModelCache, parameters.get("cache", "default")).spec(), _nonce(run_id)
+    kube, cache = load_cache(parameters.get("cache", "default"), parameters.get("cluster", "default"))
+    nonce = _nonce(run_id)
     end_jobs_of_run(kube, cache.namespace, run_id)
     if parameters.get("storage_class"):
         remove_probe_claim(kube, cache.namespace, probe_claim_name(nonce), HOOK_TIMEOUT.total_seconds())
@@ -88,7 +88,7 @@ def check_storage(  # noqa: PLR0913, PLR0917 - these are the fields of the form
     Raises:
         Refused: what was asked for cannot be checked; nothing was changed.
     """
-    settings, kube = load_block(ModelCache, cache).spec(), Kube(load_block(Cluster, cluster).get_client())
+    kube, settings = load_cache(cache, cluster)
     request = CheckRequest(
         cache=settings,
         nonce=_nonce(str(this_run.id)),
@@ -193,11 +193,15 @@ def remove_claim(plan: CheckPlan, cache: CacheSpec, kube: Kube) -> Removal:
 
 def publish(report: StorageReport, plan: CheckPlan, cache: CacheSpec) -> None:
     """The answer and the table of nodes, as artifacts of what was checked."""
-    key = slug(f"check-storage-{cache.name}-{plan.storage_class if plan.temporary else plan.claim}", 200)
-    create_markdown_artifact(describe_storage(report, plan), key=key, description=f"{report.subject} {report.verdict}")
+    subject = str(plan.storage_class if plan.temporary else plan.claim)
+    create_markdown_artifact(describe_storage(report, plan), key=_key(cache, subject), description=f"{report.subject} {report.verdict}")
     if report.nodes:
-        create_table_artifact(node_rows(report.nodes), key=f"{key}-nodes", description=f"Rates of {report.subject} by node")
+        create_table_artifact(node_rows(report.nodes), key=_key(cache, subject, "nodes"), description=f"Rates of {report.subject} by node")
     get_run_logger().info("%s %s%s", report.subject, report.verdict, "".join(f"\n- {finding}" for finding in report.findings))
+
+
+def _key(cache: CacheSpec, subject: str, part: str = "") -> str:
+    return artifact_key("check-storage", subject, cache.namespace, cache.name, part=part)
 
 
 def _on(cache: CacheSpec, claim: str) -> CacheSpec:

@@ -10,6 +10,7 @@ from prefect.logging import get_run_logger
 from pydantic import Field
 
 from blocks import OciRegistry, S3Source, load_block
+from flows.parameters import ShortText
 from flows.progress import LoadProgress
 from flows.retries import retried
 from modelyard.errors import Problem, Refused, SourceUnavailable
@@ -21,7 +22,7 @@ from modelyard.modelcar.report import ModelcarReport, describe_result, layer_row
 from modelyard.modelcar.resolve import read_facts
 from modelyard.modelcar.tuning import Tuning
 from modelyard.models import S3Location
-from modelyard.names import slug
+from modelyard.names import artifact_key
 from modelyard.oci.access import Keychain
 from modelyard.plans.modelcar import ModelcarFacts, ModelcarPlan, ModelcarRequest, describe, plan_modelcar
 from modelyard.sources.s3 import S3Source as S3Files
@@ -29,7 +30,6 @@ from modelyard.sources.s3 import S3Source as S3Files
 #: Static, for amd64 and arm64, with the shell, ln, sleep and ls that serving runtimes call in a modelcar.
 DEFAULT_BASE = "docker.io/library/busybox:1.37.0-musl"
 NO_BASE = "none"
-ShortText = Annotated[str, Field(min_length=1, max_length=100)]
 Image = Annotated[str, Field(max_length=500)]
 Platforms = Annotated[list[Annotated[str, Field(max_length=50)]], Field(min_length=1, max_length=10)]
 
@@ -151,4 +151,4 @@ def _reference(text: str, field: str) -> Reference:
 def _key(plan: ModelcarPlan, part: str = "") -> str:
     """The key of the model's artifacts: one page of history a repository."""
     image = plan.request.image
-    return slug(f"modelcar-{image.host}-{image.repository}-{part}".rstrip("-"), 200)
+    return artifact_key("modelcar", image.repository, image.host, part=part)

@@ -63,7 +63,7 @@ def versions_seen(report: Report[InspectResult]) -> tuple[VersionEntry, ...]:
         LoaderFailed: its entries are not of this release.
     """
     try:
-        return tuple(VersionEntry.model_validate({key: value for key, value in line.items() if key != "event"}) for line in report.entries)
+        return tuple(VersionEntry.model_validate(entry) for entry in report.entries)
     except ValidationError as error:
         raise LoaderFailed(f"the loader told of the volume in another release's words; set loaderImage to this one's: {error}") from error
 

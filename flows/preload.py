@@ -1,25 +1,25 @@
 """Preload: bring one version of a model from its source onto a cache's claim, verified."""
 
 from datetime import timedelta
-from typing import Annotated, Any
+from typing import Annotated
 
-from prefect import Flow, flow, task
+from prefect import flow, task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
-from prefect.client.schemas.objects import FlowRun, State
 from prefect.logging import get_run_logger
 from pydantic import Field
 
 from blocks import Cluster, ModelCache, S3Source, load_block
 from flows.capacity import measure
 from flows.catalogue import Catalogued, catalogued
+from flows.hooks import end_jobs, end_jobs_never_started
 from flows.orders import carry_out
+from flows.parameters import ShortText
 from flows.progress import LoadProgress
 from flows.retries import retried
 from modelyard.errors import ClusterUnavailable, LoaderInterrupted
 from modelyard.kube.client import Kube
-from modelyard.kube.run_loader import end_jobs_of_run, end_never_started
 from modelyard.models import Value
-from modelyard.names import preload_key, slug
+from modelyard.names import artifact_key
 from modelyard.orders import LoadResult, LoadSpec, VerifyLevel
 from modelyard.plans.catalogue import Source
 from modelyard.plans.claim import ClaimAction, ClaimPlan
@@ -35,7 +35,6 @@ from modelyard.volumes.storage_classes import read_storage_classes
 
 LOAD_TIMEOUT = timedelta(hours=24)
 BIND_TIMEOUT = timedelta(minutes=5)
-ShortText = Annotated[str, Field(min_length=1, max_length=100)]
 
 
 class PreloadReport(Value):
@@ -49,26 +48,7 @@ class PreloadReport(Value):
     result: LoadResult | None = None
 
 
-def end_never_started_loader(flow: "Flow[Any, Any]", flow_run: FlowRun, state: "State[Any]") -> None:  # noqa: ARG001 - Prefect's names
-    """Delete the Job of a crashed run if it never began, and with it the Secret. One that runs goes on: the next run joins it."""
-    kube, namespace = _cluster_of(flow_run)
-    end_never_started(kube, namespace, str(flow_run.id))
-
-
-def end_loader(flow: "Flow[Any, Any]", flow_run: FlowRun, state: "State[Any]") -> None:  # noqa: ARG001 - Prefect calls by these names
-    """Delete the Job of a cancelled run, and with it the pod and the Secret. What it fetched stays for the next run."""
-    kube, namespace = _cluster_of(flow_run)
-    end_jobs_of_run(kube, namespace, str(flow_run.id))
-
-
-def _cluster_of(run: FlowRun) -> tuple[Kube, str]:
-    """Where a run's Jobs are, by the blocks that its parameters name."""
-    cluster = load_block(Cluster, run.parameters.get("cluster", "default"))
-    cache = load_block(ModelCache, run.parameters.get("cache", "default"))
-    return Kube(cluster.get_client()), cache.namespace
-
-
-@flow(name="preload-model", flow_run_name="preload-{model}", on_cancellation=[end_loader], on_crashed=[end_never_started_loader])
+@flow(name="preload-model", flow_run_name="preload-{model}", on_cancellation=[end_jobs], on_crashed=[end_jobs_never_started])
 def preload_model(  # noqa: PLR0913, PLR0917 - these are the fields of the form
     model: ShortText,
     path: Annotated[str, Field(max_length=1000)],
@@ -138,7 +118,7 @@ def provide_claim(plan: PreloadPlan, claim: ClaimPlan, kube: Kube) -> None:
 @task(task_run_name="load-{plan.model}", **retried(ClusterUnavailable, LoaderInterrupted))
 def load(spec: LoadSpec, plan: PreloadPlan, source: S3Source, kube: Kube, entry: Catalogued) -> LoadResult:
     """Run the loader's Job beside the volume, or join the one that runs; returns when the version is there."""
-    progress = LoadProgress(artifact_key(plan, "progress"), plan.model, entry)
+    progress = LoadProgress(_key(plan, "progress"), plan.model, entry)
     cache, secrets = plan.request.cache, source.secret_data()
     report = carry_out(
         kube,
@@ -157,10 +137,13 @@ def load(spec: LoadSpec, plan: PreloadPlan, source: S3Source, kube: Kube, entry:
 
 def publish_plan(plan: PreloadPlan) -> None:
     """The plan as an artifact of the model, and the classes to choose from where the cache names none."""
-    create_markdown_artifact(describe(plan), key=artifact_key(plan, "plan"), description=f"Plan {plan.digest}")
-    if not plan.request.cache.storage_class_name and plan.facts.classes is not None:
-        table = class_table(plan.facts.classes, plan.request.cache.access_mode)
-        create_table_artifact(table, key=slug(f"storage-classes-{plan.request.cache.name}"), description="Classes this cache could have")
+    create_markdown_artifact(describe(plan), key=_key(plan, "plan"), description=f"Plan {plan.digest}")
+    cache = plan.request.cache
+    if not cache.storage_class_name and plan.facts.classes is not None:
+        table = class_table(plan.facts.classes, cache.access_mode)
+        create_table_artifact(
+            table, key=artifact_key("storage-classes", cache.name, cache.namespace), description="Classes this cache could have"
+        )
 
 
 def publish_result(plan: PreloadPlan, result: LoadResult) -> None:
@@ -171,13 +154,13 @@ def publish_result(plan: PreloadPlan, result: LoadResult) -> None:
         f"Mount the claim read-only; the files are in `{plan.model.replace('@', '/')}`.\n\n"
         f"Digest (SHA-256 of its SHA256SUMS): `{result.digest}`\n"
     )
-    create_markdown_artifact(text, key=artifact_key(plan), description=summary(result))
+    create_markdown_artifact(text, key=_key(plan), description=summary(result))
 
 
-def artifact_key(plan: PreloadPlan, part: str = "") -> str:
+def _key(plan: PreloadPlan, part: str = "") -> str:
     """The key of the model's artifacts: one page of history a model and cache."""
     cache = plan.request.cache
-    return preload_key(cache.namespace, cache.base_name, plan.request.model, part)
+    return artifact_key("preload", plan.request.model, cache.namespace, cache.base_name, part=part)
 
 
 def summary(result: LoadResult) -> str:

@@ -16,7 +16,8 @@ from pydantic import Field
 
 from blocks import Cluster, load_block
 from flows.cache_blocks import CacheBlocks, read_cache_blocks, source_uris
-from flows.preload import ShortText, preload_model
+from flows.parameters import ShortText
+from flows.preload import preload_model
 from flows.reconcile_tasks import Catalogue, Planned, correct, look, read_all, remove, still_awaited
 from flows.share import share_where_wanted
 from modelyard.caches import CacheSpec

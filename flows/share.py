@@ -1,24 +1,24 @@
 """Share a cache with other namespaces, each with a read-only copy of its claim; and take copies away again."""
 
 from datetime import timedelta
-from typing import Annotated, Any
+from typing import Annotated
 
-from prefect import Flow, flow, task
+from prefect import flow, task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
-from prefect.client.schemas.objects import FlowRun, State
 from prefect.logging import get_run_logger
 from pydantic import Field
 
-from blocks import Cluster, ModelCache, load_block
-from flows.orders import carry_out
+from flows.cache_blocks import load_cache
+from flows.hooks import end_jobs, end_jobs_never_started
+from flows.orders import carry_out, versions_seen
+from flows.parameters import ShortText
 from flows.retries import retried
 from modelyard.caches import CacheSpec
 from modelyard.errors import ClusterUnavailable, LoaderInterrupted, VolumeUnusable
 from modelyard.kube.client import Kube
-from modelyard.kube.run_loader import end_jobs_of_run, end_never_started
 from modelyard.models import Value
-from modelyard.names import job_name, slug
-from modelyard.orders import InspectResult, InspectSpec, VersionEntry, VersionState
+from modelyard.names import artifact_key, job_name
+from modelyard.orders import InspectResult, InspectSpec, VersionState
 from modelyard.plans.sharing import ShareAction, SharePlan, TargetPlan, describe_sharing, plan_sharing, share_table
 from modelyard.plans.unsharing import UnsharePlan, describe_unsharing, plan_unsharing
 from modelyard.volumes.claims import wait_bound
@@ -29,7 +29,6 @@ from modelyard.volumes.users import Wanted, wanted_namespaces
 INSPECT_TIMEOUT = timedelta(minutes=30)
 BIND_TIMEOUT = timedelta(minutes=5)
 REMOVE_TIMEOUT = timedelta(minutes=5)
-ShortText = Annotated[str, Field(min_length=1, max_length=100)]
 Namespaces = Annotated[list[Annotated[str, Field(min_length=1, max_length=63)]], Field(max_length=200)]
 Versions = dict[str, str]
 
@@ -60,31 +59,7 @@ class ShareReport(Value):
     notes: tuple[str, ...] = ()
 
 
-def end_never_started_checks(flow: "Flow[Any, Any]", flow_run: FlowRun, state: "State[Any]") -> None:  # noqa: ARG001 - Prefect's names
-    """Delete the Jobs of a crashed run that never began."""
-    kube, namespaces = _places_of(flow_run)
-    for namespace in namespaces:
-        end_never_started(kube, namespace, str(flow_run.id))
-
-
-def end_checks(flow: "Flow[Any, Any]", flow_run: FlowRun, state: "State[Any]") -> None:  # noqa: ARG001 - Prefect calls by these names
-    """Delete the Jobs of a cancelled run. Copies that it made stay."""
-    kube, namespaces = _places_of(flow_run)
-    for namespace in namespaces:
-        end_jobs_of_run(kube, namespace, str(flow_run.id))
-
-
-def _places_of(run: FlowRun) -> tuple[Kube, tuple[str, ...]]:
-    """Where a run's Jobs may be, by the blocks that its parameters name."""
-    kube, cache = _loaded(run.parameters.get("cache", "default"), run.parameters.get("cluster", "default"))
-    return kube, (cache.namespace, *(run.parameters.get("namespaces") or cache.share_with))
-
-
-def _loaded(cache: str, cluster: str) -> tuple[Kube, CacheSpec]:
-    return Kube(load_block(Cluster, cluster).get_client()), load_block(ModelCache, cache).spec()
-
-
-@flow(name="share-cache", flow_run_name="share-{cache}", on_cancellation=[end_checks], on_crashed=[end_never_started_checks])
+@flow(name="share-cache", flow_run_name="share-{cache}", on_cancellation=[end_jobs], on_crashed=[end_jobs_never_started])
 def share_cache(
     namespaces: Namespaces = [],  # noqa: B006 - Prefect copies it; a form shows a list
     cache: ShortText = "default",
@@ -105,7 +80,7 @@ def share_cache(
         Refused: the plan holds problems; all of them are listed, and nothing was changed.
         VolumeUnusable: a pod in one of the namespaces sees other models than the cache holds.
     """
-    kube, spec = _loaded(cache, cluster)
+    kube, spec = load_cache(cache, cluster)
     plan = resolve_sharing(spec, tuple(namespaces) or spec.share_with, kube)
     publish_plan(plan)
     if dry_run:
@@ -131,9 +106,11 @@ def unshare_cache(
     Raises:
         Refused: a copy is in use, or is not as Modelyard made it; all such are listed, and nothing was changed.
     """
-    kube, spec = _loaded(cache, cluster)
+    kube, spec = load_cache(cache, cluster)
     plan = resolve_unsharing(spec, tuple(namespaces), kube)
-    create_markdown_artifact(describe_unsharing(plan), key=slug(f"unshare-{spec.name}", 200), description=f"Unshare {spec.name}")
+    create_markdown_artifact(
+        describe_unsharing(plan), key=artifact_key("unshare", spec.name, spec.namespace), description=f"Unshare {spec.name}"
+    )
     if dry_run:
         return unshare_report(plan)
     removed, notes = unshare(plan.approved(), spec, kube)
@@ -147,7 +124,7 @@ def share_where_wanted(cache: str = "default", cluster: str = "default", *, dry_
     A dry run only says what would be done.
     """
     log = get_run_logger()
-    kube, spec = _loaded(cache, cluster)
+    kube, spec = load_cache(cache, cluster)
     wanted = find_wanted(spec, kube)
     unknown = tuple(map(str, wanted.problems))
     for problem in unknown:
@@ -221,9 +198,7 @@ def provide_copy(cache: CacheSpec, namespace: str, kube: Kube) -> tuple[str, ...
 def inspect(cache: CacheSpec, kube: Kube) -> Versions:
     """The ready versions that a pod beside the claim sees: each one's digest, by its path."""
     report = carry_out(kube, CopyInspection(), cache, InspectResult, timeout=INSPECT_TIMEOUT)
-    fields = VersionEntry.model_fields
-    entries = [VersionEntry.model_validate({key: value for key, value in each.items() if key in fields}) for each in report.entries]
-    return {entry.path: entry.digest or "" for entry in entries if entry.state is VersionState.READY}
+    return {entry.path: entry.digest or "" for entry in versions_seen(report) if entry.state is VersionState.READY}
 
 
 def check_copy(cache: CacheSpec, namespace: str, held: Versions, kube: Kube) -> Versions:
@@ -285,7 +260,7 @@ def release(cache: CacheSpec, name: str, kube: Kube) -> str | None:
 
 def publish_plan(plan: SharePlan) -> None:
     """The plan as an artifact of the cache."""
-    key = slug(f"share-{plan.cache.name}-plan", 200)
+    key = artifact_key("share", plan.cache.name, plan.cache.namespace, part="plan")
     create_markdown_artifact(describe_sharing(plan), key=key, description=f"Share {plan.cache.name}")
 
 
@@ -294,7 +269,9 @@ def publish_report(plan: SharePlan, shared: tuple[SharedNamespace, ...]) -> Shar
     seen = {each.namespace: each for each in shared}
     table = [{**row, "models": _models(seen.get(row["namespace"]))} for row in share_table(plan)]
     create_table_artifact(
-        table, key=slug(f"share-{plan.cache.name}", 200), description=f"Copies of {plan.cache.namespace}/{plan.cache.claim}"
+        table,
+        key=artifact_key("share", plan.cache.name, plan.cache.namespace),
+        description=f"Copies of {plan.cache.namespace}/{plan.cache.claim}",
     )
     return report_of(plan, shared)
 

@@ -1,52 +1,35 @@
 """Verify a cache: read what lies on its claim again, show rot and foreign files, and repair only when told to."""
 
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any
+from typing import Annotated
 
-from prefect import Flow, flow, task
+from prefect import flow, task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
-from prefect.client.schemas.objects import FlowRun, State
 from pydantic import Field
 
-from blocks import Cluster, ModelCache, S3Source, load_block
+from blocks import S3Source, load_block
+from flows.cache_blocks import load_cache
+from flows.hooks import end_jobs, end_jobs_never_started
 from flows.orders import carry_out
+from flows.parameters import ShortText
 from flows.progress import LoadProgress
 from flows.retries import retried
 from flows.verdicts import tell_catalogue
 from modelyard.caches import CacheSpec
 from modelyard.errors import ClusterUnavailable, LoaderInterrupted, VolumeUnusable
 from modelyard.kube.client import Kube
-from modelyard.kube.run_loader import end_jobs_of_run, end_never_started
-from modelyard.names import slug
+from modelyard.names import artifact_key
 from modelyard.orders import DamageEntry, Report, VerifyResult, VerifySpec, VersionVerdict
 from modelyard.plans.placement import node_for
 from modelyard.plans.verify import damage_error, describe_verification, finding_rows, plan_verification, summary, unrepaired
 from modelyard.volumes.claims import read_claim
 
 VERIFY_TIMEOUT = timedelta(hours=24)
-ShortText = Annotated[str, Field(min_length=1, max_length=100)]
 Versions = Annotated[list[Annotated[str, Field(min_length=1, max_length=250)]], Field(max_length=200)]
 Share = Annotated[float, Field(gt=0, le=1)]
 
 
-def end_never_started_verification(flow: "Flow[Any, Any]", flow_run: FlowRun, state: "State[Any]") -> None:  # noqa: ARG001 - Prefect's names
-    """Delete the Job of a crashed run if it never began."""
-    kube, namespace = _cluster_of(flow_run)
-    end_never_started(kube, namespace, str(flow_run.id))
-
-
-def end_verification(flow: "Flow[Any, Any]", flow_run: FlowRun, state: "State[Any]") -> None:  # noqa: ARG001 - Prefect calls by these names
-    """Delete the Job of a cancelled run. A repair is file by file: what it has put in place stays, and is whole."""
-    kube, namespace = _cluster_of(flow_run)
-    end_jobs_of_run(kube, namespace, str(flow_run.id))
-
-
-def _cluster_of(run: FlowRun) -> tuple[Kube, str]:
-    cluster = load_block(Cluster, run.parameters.get("cluster", "default"))
-    return Kube(cluster.get_client()), load_block(ModelCache, run.parameters.get("cache", "default")).namespace
-
-
-@flow(name="verify-cache", flow_run_name="verify-{cache}", on_cancellation=[end_verification], on_crashed=[end_never_started_verification])
+@flow(name="verify-cache", flow_run_name="verify-{cache}", on_cancellation=[end_jobs], on_crashed=[end_jobs_never_started])
 def verify_cache(
     cache: ShortText = "default",
     cluster: ShortText = "default",
@@ -71,13 +54,13 @@ def verify_cache(
         Refused: there is no such claim or model, or no pod can mount the claim now; nothing was read.
         VolumeUnusable: damage was found and not repaired; the table of findings has each file.
     """
-    settings, kube = load_block(ModelCache, cache).spec(), Kube(load_block(Cluster, cluster).get_client())
+    kube, settings = load_cache(cache, cluster)
     bucket = load_block(S3Source, source) if repair else None
     claim = read_claim(kube, settings.namespace, settings.claim)
     spec = plan_verification(settings, claim, models, share, datetime.now(UTC).date(), bucket.location() if bucket else None)
     report = reread(spec, settings, bucket, kube, node_for(settings, claim))
-    entries = [DamageEntry.model_validate(each) for each in _values(report) if "path" in each]
-    verdicts = [VersionVerdict.model_validate(each) for each in _values(report) if "path" not in each]
+    entries = [DamageEntry.model_validate(each) for each in report.entries if "path" in each]
+    verdicts = [VersionVerdict.model_validate(each) for each in report.entries if "path" not in each]
     where = f"{settings.namespace}/{settings.claim}"
     publish(settings, where, spec, report.result, entries)
     tell_catalogue(kube, settings, verdicts, entries, spec.share)
@@ -112,9 +95,5 @@ def publish(cache: CacheSpec, where: str, spec: VerifySpec, result: VerifyResult
         create_table_artifact(finding_rows(entries), key=_key(cache, "findings"), description=f"What is wrong on {where}")
 
 
-def _values(report: Report[VerifyResult]) -> list[dict[str, Any]]:
-    return [{key: value for key, value in told.items() if key != "event"} for told in report.entries]
-
-
 def _key(cache: CacheSpec, part: str = "") -> str:
-    return slug(f"verify-{cache.name}-{part}".rstrip("-"), 200)
+    return artifact_key("verify", cache.name, cache.namespace, part=part)

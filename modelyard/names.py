@@ -139,13 +139,13 @@ def cached_model_name(cache: str, model: str, version: str) -> str:
     return f"{slug(f'{model}-{version}', MAX_LABEL - len('-') - _HASH_CHARS)}-{digest}"
 
 
-def preload_key(namespace: str, base_name: str, model: str, part: str = "") -> str:
-    """The key of a model's artifacts about its preloads onto a cache, whatever the claim's suffix; ``part`` is ``plan`` or ``progress``.
+def artifact_key(procedure: str, subject: str, *scope: str, part: str = "") -> str:
+    """The key of what a procedure publishes of ``subject`` within ``scope`` (namespace, cache, ...); ``part``: ``plan``, ``progress``, ...
 
-    Only the hash tells keys apart: with the names alone, part ``plan`` of model ``m`` would meet model ``m-plan``.
+    Only the hash tells keys apart: with the words alone, part ``plan`` of model ``m`` would meet model ``m-plan``.
     """
-    words = slug("-".join(filter(None, ("preload", model, part))), _MAX_KEY - _HASH_CHARS - 1)
-    return f"{words}-{_hash(chr(0).join((namespace, base_name, model, part)))}"
+    words = slug("-".join(filter(None, (procedure, subject, part))), _MAX_KEY - _HASH_CHARS - 1)
+    return f"{words}-{_hash(chr(0).join((*scope, subject, part)))}"
 
 
 def _hash(text: str) -> str:

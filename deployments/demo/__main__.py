@@ -27,7 +27,7 @@ from devcluster import DevclusterError
 from modelyard.errors import ClusterRefused, ModelyardError
 from modelyard.kube.apply import apply
 from modelyard.kube.client import Kube
-from modelyard.names import preload_key
+from modelyard.names import artifact_key
 
 NAMESPACE = "modelyard-demo"
 _CATALOGUE = Path(__file__).parents[1] / "kubernetes" / "crd" / "cachedmodels.yaml"
@@ -155,7 +155,7 @@ def _object_reads(target: DemoTarget, before: int = 0) -> int | None:
 
 
 def _tell(prefect: PrefectSide, target: DemoTarget, run: str) -> None:
-    history = preload_key(NAMESPACE, str(cache_options(target)["baseName"]), model.MODEL)
+    history = artifact_key("preload", model.MODEL, NAMESPACE, str(cache_options(target)["baseName"]))
     say("demo: the model lies on the claim, every byte checked. Look at:")
     for text in (
         f"the run, its tasks and log   {prefect.url}/runs/flow-run/{run}",

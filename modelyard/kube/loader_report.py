@@ -71,7 +71,7 @@ def read_entries(pod: Manifest, result: Value, read_log: Callable[[], str]) -> t
     lines = [line for line in read_log().splitlines() if line.startswith(ENTRY_LINE)]
     if Entries.of(lines) != told:
         raise LoaderInterrupted(f"{ref_of(pod)}: its log holds {len(lines)} of {told.count} entries, or others; run again")
-    return tuple(_object(line) for line in lines)
+    return tuple({key: value for key, value in _object(line).items() if key != "event"} for line in lines)
 
 
 def load_error(job: Manifest, pods: list[Manifest], log: str, seen: Progress | None = None) -> ModelyardError:

@@ -15,6 +15,7 @@ from flows.check_storage import check_storage, end_check
 from modelyard.caches import AccessMode
 from modelyard.errors import Refused
 from modelyard.kube.run_loader import ensure_job
+from modelyard.names import artifact_key
 from modelyard.plans.check_storage import CheckFacts, CheckRequest, plan_check, probe_claim_name
 from modelyard.plans.storage_verdict import Severity, StorageReport, Verdict
 from modelyard.storage_orders import CheckSpec, CheckStep
@@ -77,7 +78,7 @@ def test_a_class_of_limited_volumes_works_without_a_word_about_its_size(stack: S
     assert node.read_bytes_per_second
     assert_nothing_left(stack)
     assert stack.kube.list(CLAIMS, stack.name) == []
-    shown = artifact(f"check-storage-{stack.name}-devcluster-limited")
+    shown = artifact(artifact_key("check-storage", "devcluster-limited", stack.name, stack.name))
     assert shown.startswith("# StorageClass devcluster-limited works")
     assert node.node in shown
 

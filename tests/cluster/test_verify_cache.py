@@ -15,7 +15,7 @@ from flows.preload import preload_model
 from flows.reconcile import reconcile_caches
 from flows.verify import verify_cache
 from modelyard.errors import Refused, VolumeUnusable
-from modelyard.names import cached_model_name
+from modelyard.names import artifact_key, cached_model_name
 from modelyard.orders import VerifyResult
 from tests.cluster.catalogue import cached, condition, install, kubectl, row
 from tests.cluster.preload import conftest
@@ -64,13 +64,13 @@ def test_rot_fails_the_run_and_a_repair_mends_it(stack: Stack, image: str) -> No
     (model / "notes.txt").write_text("not ours")
     with pytest.raises(VolumeUnusable, match=r"2 of 2 files are damaged: m/v1/config.json is missing.*with repair"):
         run(stack)
-    rows = json.loads(artifact(f"verify-{stack.name}-findings"))
+    rows = json.loads(artifact(artifact_key("verify", stack.name, stack.name, part="findings")))
     assert [(row["state"], row["path"]) for row in rows] == [
         ("damaged", "m/v1/config.json"),
         ("damaged", "m/v1/model.safetensors"),
         ("foreign", "m/v1/notes.txt"),
     ]
-    assert "is **damaged**" in artifact(f"verify-{stack.name}")
+    assert "is **damaged**" in artifact(artifact_key("verify", stack.name, stack.name))
     mended = run(stack, repair=True, models=["m@v1"])
     assert (mended.damaged, mended.repaired, mended.foreign) == (2, 2, 1)
     assert (model / "notes.txt").read_text() == "not ours"

@@ -69,7 +69,7 @@ def test_retries(state: "State[object]", again: bool) -> None:  # noqa: FBT001
 
 
 def test_what_a_loader_of_another_release_saw_is_an_error_of_ours() -> None:
-    told = {"event": "entry", "path": "m/v1", "state": "ready", "model": "m", "version": "v1", "files": 1, "bytes": 2}
+    told = {"path": "m/v1", "state": "ready", "model": "m", "version": "v1", "files": 1, "bytes": 2}
     result = InspectResult(space=VolumeSpace(total_bytes=1, free_bytes=1), entries=Entries(count=1, digest="0" * 64))
     (seen,) = versions_seen(Report(result, (told,)))
     assert (seen.model, seen.bytes) == ("m", 2)
