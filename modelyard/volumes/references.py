@@ -46,13 +46,19 @@ def read_references(kube: Kube, namespace: str, claim: str) -> References:
     for place in sorted({namespace for places in claims.values() for namespace in places}):
         for kind in KINDS:
             try:
-                objects += patiently(lambda kind=kind, place=place: kube.list(kind, place))  # type: ignore[misc]
-            except NotFound:
-                continue
+                objects += list_users(kube, kind, place)
             except (ClusterRefused, ClusterUnavailable) as error:
                 unknown.append(f"{kind}s of namespace {place} cannot be listed ({error})")
     uses = (use for lie, places in claims.items() for use in uses_in(objects, places, lie))
     return References(tuple(uses), tuple(unknown))
+
+
+def list_users(kube: Kube, kind: str, namespace: str) -> Manifests:
+    """The objects of one of KINDS in a namespace; none where the cluster has no such kind."""
+    try:
+        return patiently(lambda: kube.list(kind, namespace))
+    except NotFound:
+        return []
 
 
 def _claims_of_volume(kube: Kube, namespace: str, claim: str) -> tuple[_Claims, list[str]]:

@@ -11,12 +11,11 @@ from modelyard.caches import CacheSpec
 from modelyard.errors import ClusterRefused, Problem
 from modelyard.kube.apply import OWNERSHIP, is_owned, patiently
 from modelyard.kube.client import Kube, Manifests
-from modelyard.kube.failures import NotFound
 from modelyard.kube.loader_report import finished
 from modelyard.kube.resources import GROUP, Manifest, ref_of
 from modelyard.orders import InspectSpec
 from modelyard.plans.references import used_paths, uses_in
-from modelyard.volumes.references import KINDS
+from modelyard.volumes.references import KINDS, list_users
 
 _ENDED = frozenset({"Succeeded", "Failed"})
 _PATTERN = frozenset("*?[")
@@ -36,7 +35,7 @@ def users_of(kube: Kube, namespace: str, claim: str) -> Users:
     unseen: list[Problem] = []
     for kind in KINDS:
         try:
-            found += _listed(kube, kind, namespace)
+            found += list_users(kube, kind, namespace)
         except ClusterRefused as error:
             what = f"cannot be looked at for users of claim {claim} ({error})"
             unseen.append(Problem(f"{kind}s of namespace {namespace}", what, "grant the account the verb list there"))
@@ -48,13 +47,6 @@ def users_among(objects: Iterable[Manifest], namespace: str, claim: str) -> tupl
     active = [live for live in objects if is_active(live)]
     ours = (str(ref_of(live)) for live in active if is_owned(live) and used_paths(live, {claim}))  # loaders, which uses_in leaves out
     return tuple(dict.fromkeys((*(use.who for use in uses_in(active, {namespace: frozenset({claim})})), *ours)))
-
-
-def _listed(kube: Kube, kind: str, namespace: str | None) -> Manifests:
-    try:
-        return patiently(lambda: kube.list(kind, namespace))
-    except NotFound:  # the cluster has no such kind
-        return []
 
 
 #: Labels of the Jobs and pods by which Modelyard looks at a volume, which never keep a claim.

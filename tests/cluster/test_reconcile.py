@@ -28,13 +28,12 @@ from modelyard.names import cached_model_name
 from modelyard.orders import InspectSpec
 from tests.cluster.catalogue import cached, change, condition, declaration, install, kubectl, row, shown
 from tests.cluster.preload import conftest
-from tests.cluster.preload.conftest import FrozenLoader, Stack
+from tests.cluster.preload.conftest import CLAIM, FrozenLoader, Stack
 from tests.cluster.preload.test_flow import in_background, wait_until
 from tests.cluster.test_references import pod_spec, selected, workload
 
 pytestmark = pytest.mark.cluster
 stack, image, frozen = conftest.stack, conftest.image, conftest.frozen
-CLAIM = "modelyard-models-cache"
 MANY = 500
 
 
@@ -64,15 +63,6 @@ def objects(stack: Stack) -> list[str]:
     return [each["metadata"]["name"] for each in stack.kube.list("CachedModel", stack.name)]
 
 
-def on_disk(stack: Stack) -> Path:
-    """The claim's directory on this side."""
-    claim = stack.kube.get("PersistentVolumeClaim", CLAIM, stack.name)
-    assert claim
-    volume = stack.kube.get("PersistentVolume", claim["spec"]["volumeName"])
-    assert volume
-    return Path(volume["spec"]["hostPath"]["path"])
-
-
 def test_the_life_of_a_declared_model(stack: Stack) -> None:
     stack.put(config__json=b"{}", model__safetensors=os.urandom(1_000_000))
     declare(stack)
@@ -96,13 +86,13 @@ def test_the_life_of_a_declared_model(stack: Stack) -> None:
     assert live["status"]["phase"] == "Ready"
     refused = condition(live, "RemovalRefused")
     assert (refused["reason"], f"in use by Deployment/{stack.name}/llm" in refused["message"]) == ("InUse", True)
-    assert (on_disk(stack) / "m/v1/config.json").exists()
+    assert (stack.on_disk() / "m/v1/config.json").exists()
 
     stack.kube.delete("Deployment", "llm", stack.name)
     assert run(stack).removed == (what,)
     phase, message = told(stack)
     assert (phase, "delete this object, or set state Present" in message) == ("Absent", True)
-    assert not (on_disk(stack) / "m").exists()
+    assert not (stack.on_disk() / "m").exists()
     assert "size" not in cached(stack.kube, stack.name, "mine")["status"]
     assert run(stack).written == 0
     change(stack.kube, stack.name, "mine", state="Present")
@@ -121,8 +111,8 @@ def test_a_deleted_object_takes_no_bytes_with_it_and_comes_back(stack: Stack) ->
     run(stack)
     after = cached(stack.kube, stack.name, name)
     assert (after["spec"], after["status"]["digest"]) == (before["spec"], before["status"]["digest"])
-    assert (on_disk(stack) / "m/v1/config.json").exists()
-    (on_disk(stack) / "m/v1/config.json").write_text("")
+    assert (stack.on_disk() / "m/v1/config.json").exists()
+    (stack.on_disk() / "m/v1/config.json").write_text("")
     run(stack)
     phase, message = told(stack, name)
     assert (phase, "verify-cache" in message) == ("Damaged", True)
@@ -152,7 +142,7 @@ def test_what_is_taken_back_before_its_removal_begins_stays(
     monkeypatch.setattr(flows.reconcile, "correct", meanwhile)
     report = run(stack)
     assert (report.removed, report.failed) == ((), (f"{stack.name}/m@v1",))
-    assert (on_disk(stack) / "m/v1/config.json").exists()
+    assert (stack.on_disk() / "m/v1/config.json").exists()
 
 
 def test_a_cache_that_no_pod_can_look_at_leaves_no_job(stack: Stack) -> None:
@@ -344,7 +334,7 @@ def test_an_object_of_a_cache_that_there_is_not(stack: Stack, kubeconfig: str) -
 def test_many_models_are_restored_and_then_left_alone(stack: Stack) -> None:
     stack.put(config__json=b"{}")
     preload_model(**stack.parameters())
-    plant(on_disk(stack), MANY)
+    plant(stack.on_disk(), MANY)
     first = run(stack)
     assert (first.seen, first.written >= MANY) == (MANY + 1, True)
     assert {each["status"]["phase"] for each in stack.kube.list("CachedModel", stack.name)} == {"Ready"}

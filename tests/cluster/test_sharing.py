@@ -20,12 +20,11 @@ from modelyard.volumes.claims import ensure_claim, wait_bound
 from modelyard.volumes.copies import PRIOR_POLICY
 from modelyard.volumes.storage_classes import read_storage_classes
 from tests.cluster.preload import conftest
-from tests.cluster.preload.conftest import Stack
+from tests.cluster.preload.conftest import CLAIM, Stack
 from tests.cluster.support import Manifest
 
 pytestmark = pytest.mark.cluster
 stack, image = conftest.stack, conftest.image
-CLAIM = "modelyard-models-cache"
 
 
 @pytest.fixture

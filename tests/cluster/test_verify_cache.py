@@ -2,7 +2,6 @@
 
 import json
 import os
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,13 +18,12 @@ from modelyard.names import artifact_key, cached_model_name
 from modelyard.orders import VerifyResult
 from tests.cluster.catalogue import cached, condition, install, kubectl, row
 from tests.cluster.preload import conftest
-from tests.cluster.preload.conftest import Stack
+from tests.cluster.preload.conftest import CLAIM, Stack
 from tests.cluster.preload.test_flow import digests, wait_until
 from tests.cluster.preload.test_measured import workload
 
 pytestmark = pytest.mark.cluster
 stack, image = conftest.stack, conftest.image
-CLAIM = "modelyard-models-cache"
 
 
 def run(stack: Stack, **more: Any) -> VerifyResult:
@@ -33,15 +31,6 @@ def run(stack: Stack, **more: Any) -> VerifyResult:
     result = verify_cache(**parameters)
     assert isinstance(result, VerifyResult)
     return result
-
-
-def on_disk(stack: Stack) -> Path:
-    """The claim's directory on this side."""
-    claim = stack.kube.get("PersistentVolumeClaim", CLAIM, stack.name)
-    assert claim
-    volume = stack.kube.get("PersistentVolume", claim["spec"]["volumeName"])
-    assert volume
-    return Path(volume["spec"]["hostPath"]["path"])
 
 
 def artifact(key: str) -> str:
@@ -56,7 +45,7 @@ def test_rot_fails_the_run_and_a_repair_mends_it(stack: Stack, image: str) -> No
     preload_model(**stack.parameters())
     sound = run(stack)
     assert (sound.files, sound.read_bytes, sound.damaged, sound.foreign) == (2, sum(map(len, files.values())), 0, 0)
-    model = on_disk(stack) / "m/v1"
+    model = stack.on_disk() / "m/v1"
     with (model / "model.safetensors").open("r+b") as file:
         file.seek(2_000_000)
         file.write(b"rot!")
@@ -143,7 +132,7 @@ def flip_by_pod(stack: Stack, image: str, path: str) -> None:
 def test_a_repair_without_its_object_fails_and_says_why(stack: Stack) -> None:
     stack.put(config__json=b"{}")
     preload_model(**stack.parameters())
-    (on_disk(stack) / "m/v1/config.json").write_text("{x}")
+    (stack.on_disk() / "m/v1/config.json").write_text("{x}")
     for version in stack.s3.list_object_versions(Bucket=stack.name)["Versions"]:
         stack.s3.delete_object(Bucket=stack.name, Key=version["Key"], VersionId=version["VersionId"])
     with pytest.raises(VolumeUnusable, match="not repaired"):

@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 
+#: The claim of a cache with the default base name.
+CLAIM = "modelyard-models-cache"
+
+
 @dataclass(frozen=True)
 class Stack:
     """What a test works with: its own namespace, bucket and blocks, all of one name."""
@@ -52,6 +56,14 @@ class Stack:
         image = load_block(ModelCache, self.name).loader_image
         fixed = {"namespace": self.name, "storageSize": "1Gi", "storageClassName": "devcluster-shared", "loaderImage": image}
         ModelCache.model_validate({**fixed, **options}).save(self.name, overwrite=True)
+
+    def on_disk(self) -> Path:
+        """The directory of the cache's claim, on this side."""
+        claim = self.kube.get("PersistentVolumeClaim", CLAIM, self.name)
+        assert claim
+        volume = self.kube.get("PersistentVolume", claim["spec"]["volumeName"])
+        assert volume
+        return Path(volume["spec"]["hostPath"]["path"])
 
     def reads(self) -> int:
         """How many object reads of this bucket the S3 server's access log holds."""

@@ -17,10 +17,9 @@ from deployments.demo.check import check_files
 from flows.preload import PreloadReport, preload_model
 from modelyard.errors import NotEnoughSpace, Refused, SourceDenied, SourceMissing
 from modelyard.names import preload_job_name
-from tests.cluster.preload.conftest import FrozenLoader, Stack
+from tests.cluster.preload.conftest import CLAIM, FrozenLoader, Stack
 
 pytestmark = pytest.mark.cluster
-CLAIM = "modelyard-models-cache"
 JOB = preload_job_name(CLAIM, "m", "v1")
 
 

@@ -8,12 +8,11 @@ import pytest
 from flows.preload import PreloadReport, preload_model
 from modelyard.errors import Refused
 from modelyard.volumes.claims import read_claim
-from tests.cluster.preload.conftest import FrozenLoader, Stack
+from tests.cluster.preload.conftest import CLAIM, FrozenLoader, Stack
 from tests.cluster.preload.test_flow import in_background, run, wait_until
 
 pytestmark = pytest.mark.cluster
 
-CLAIM = "modelyard-models-cache"
 MIB = 2**20
 
 
