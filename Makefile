@@ -12,7 +12,7 @@ ifeq ($(origin KUBECONFIG),environment)
 unexport KUBECONFIG
 endif
 
-.PHONY: help setup demo demo-down test test-faults check format bench-flow bench-preload bench-scale loader-image wheels lock screenshot
+.PHONY: help setup demo demo-down test test-faults check format bench-flow bench-preload bench-modelcar bench-scale loader-image wheels lock screenshot
 
 help: ## Show the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
@@ -55,6 +55,10 @@ bench-flow: setup ## Where the seconds of the demo's last preload went
 bench-preload: setup ## The loader beside s5cmd, boto3 and rclone
 	@command -v rclone >/dev/null || apt-get install -y -qq --no-install-recommends rclone
 	@$(BIN)/python -m benchmarks.preload $(ARGS)
+
+bench-modelcar: setup ## The modelcar builder beside olot and skopeo, buildah, and crane (ARGS="--gib 0.25 --rounds 1": a quick try)
+	@for tool in buildah skopeo; do command -v $$tool >/dev/null || apt-get install -y -qq --no-install-recommends $$tool; done
+	@$(BIN)/python -m benchmarks.modelcar $(ARGS)
 
 bench-scale: setup ## The loader at 100,000 objects (ARGS="--huge-gb 300": and at one object larger than the disk)
 	@command -v mkfs.btrfs >/dev/null || apt-get install -y -qq --no-install-recommends btrfs-progs

@@ -68,6 +68,22 @@ def prepare(name: str, scale: float, client: "S3Client", cache: Path) -> Dataset
     return Dataset(name, prefix, files)
 
 
+def with_another(dataset: Dataset, changed: str, client: "S3Client", data: Path, cache: Path) -> Dataset:
+    """The model's next version, under a prefix of its own: other bytes in one file. ``data`` is the server's own directory.
+
+    The others are hard links there: the ETags and checksums that an upload of the same bytes in the same parts gives, for no disk.
+    """
+    prefix = f"{dataset.prefix}-v2"
+    for path in dataset.files:
+        link = data / BUCKET / prefix / path
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.unlink(missing_ok=True)
+        if path != changed:
+            link.hardlink_to(data / BUCKET / dataset.prefix / path)
+    size = dataset.files[changed][0]
+    return Dataset(dataset.name, prefix, {**dataset.files, changed: (size, _upload(client, f"{prefix}/{changed}", size, cache))})
+
+
 def _sizes(name: str, scale: float) -> dict[str, int]:
     if name == "large":
         shards = {f"model-{number:05}-of-00004.safetensors": int(1024 * _MIB * scale) for number in range(1, 5)}

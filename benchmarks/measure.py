@@ -1,7 +1,7 @@
 """One run of a command with its counters taken from outside: by wait4, /proc and the server's log, never by the command.
 
-The timed region is the command and one sync of the target's file system. What the sync costs the kernel's writeback threads
-is in the wall time and in nobody's CPU seconds.
+The timed region is the command and, where a directory is what it fills, one sync of that file system. What the sync costs the
+kernel's writeback threads is in the wall time and in nobody's CPU seconds.
 """
 
 import ctypes
@@ -23,7 +23,11 @@ _MIB = 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """The counters of one run. ``foreign_cpu_s``: what others (the kernel's threads among them) used of the machine."""
+    """The counters of one run.
+
+    ``foreign_cpu_s``: what others (the kernel's threads among them) used of the machine. ``disk_bytes``: what the command and its
+    children handed to file systems on disks, whether or not the disk had it by then; memory file systems do not count.
+    """
 
     wall_s: float
     cpu_s: float
@@ -34,6 +38,7 @@ class Run:
     server_cpu_s: float
     foreign_cpu_s: float
     server_wrote_bytes: int
+    disk_bytes: int
     requests: dict[str, int]
 
 
@@ -56,17 +61,20 @@ class _Memory:
         return sum(self.peaks.values()) / 1024
 
 
-def run(command: Sequence[str], environment: dict[str, str], target: Path, server: S3Server, cgroup: Path | None) -> Run:
-    """Run ``command`` to its end and sync ``target``'s file system.
+def run(
+    command: Sequence[str], environment: dict[str, str], target: Path, server: S3Server, cgroup: Path | None, *, synced: bool = True
+) -> Run:
+    """Run ``command`` to its end and, where ``target`` is what it is for, sync its file system.
 
     Raises:
         SystemExit: the command failed; its output is shown.
     """
     mark, wrote, server_cpu = server.mark(), server.written_bytes(), server.cpu_seconds()
-    busy, own = _busy_seconds(), time.process_time()
+    busy, own, disk = _busy_seconds(), time.process_time(), _disk_bytes()
     began = time.perf_counter()
     usage, peak, cgroup_peak = _run(command, environment, target.parent / "output.log", cgroup)
-    sync(target)
+    if synced:
+        sync(target)
     wall = time.perf_counter() - began
     cpu = usage.ru_utime + usage.ru_stime
     server_cpu = server.cpu_seconds() - server_cpu
@@ -81,6 +89,7 @@ def run(command: Sequence[str], environment: dict[str, str], target: Path, serve
         server_cpu_s=round(server_cpu, 2),
         foreign_cpu_s=round(foreign, 2),
         server_wrote_bytes=server.written_bytes() - wrote,
+        disk_bytes=_disk_bytes() - disk,
         requests=dict(server.requests_since(mark)),
     )
 
@@ -142,6 +151,12 @@ def sync(path: Path) -> None:
             raise OSError(ctypes.get_errno(), "syncfs", str(path))
     finally:
         os.close(descriptor)
+
+
+def _disk_bytes() -> int:
+    """What this process and the children that it has waited for handed to disks so far."""
+    lines = Path("/proc/self/io").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("write_bytes:"))
 
 
 # A cgroup, where the caller names one to make children in: its peak counts page cache too, so it stands beside the RSS -----

@@ -10,16 +10,15 @@ CRC64NVME. After the first repetition of each, its files are compared with what 
 import argparse
 import json
 import os
-import platform
 import random
 import shutil
-import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from benchmarks.dataset import BUCKET, DATASETS, Dataset, prepare
 from benchmarks.loader_python import loader_python
+from benchmarks.machine import commit, default_work, machine, read_all
 from benchmarks.measure import run, sync
 from benchmarks.report import Result, figures, table
 from benchmarks.s3_server import S3Server, s3_server, versitygw_version
@@ -27,8 +26,6 @@ from benchmarks.then_sha256 import digests
 from benchmarks.tools import TOOLS, Job, Tool, binary, plan, versions
 from modelyard.models import S3Location
 from modelyard.sources.s3 import s3_client
-
-_READ_SIZE = 4 * 1024 * 1024
 
 
 def main() -> None:
@@ -54,14 +51,10 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--datasets", nargs="+", choices=DATASETS, default=list(DATASETS))
     parser.add_argument("--tools", nargs="+", choices=sorted(TOOLS), default=list(TOOLS))
-    parser.add_argument("--work", type=Path, default=_default_work(), help="datasets (5.5 GB) and targets, on one file system")
+    parser.add_argument("--work", type=Path, default=default_work(), help="datasets (5.5 GB) and targets, on one file system")
     parser.add_argument("--python", type=Path, help="the loader's interpreter; else one is made below --work, as the image has it")
     parser.add_argument("--cgroup", type=Path, help="a memory cgroup to make children in: adds cgroup_peak_mib, page cache included")
     return parser.parse_args()
-
-
-def _default_work() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "modelyard" / "benchmarks"
 
 
 def _datasets(server: S3Server, options: argparse.Namespace) -> list[Dataset]:
@@ -90,7 +83,7 @@ def _measure(server: S3Server, datasets: list[Dataset], options: argparse.Namesp
 def _one(tool: Tool, job: Job, repetition: int, cgroup: Path | None) -> Result:
     _clear(job.target)
     job.target.mkdir()
-    _read_all(job.server.data / BUCKET / job.dataset.prefix)
+    read_all(job.server.data / BUCKET / job.dataset.prefix)
     sync(job.target)
     counted = run(tool.command(job), tool.environment(job), job.target, job.server, cgroup)
     _check(tool, job, with_digests=repetition == 1)
@@ -99,15 +92,6 @@ def _one(tool: Tool, job: Job, repetition: int, cgroup: Path | None) -> Result:
 
 def _clear(target: Path) -> None:
     shutil.rmtree(target, ignore_errors=True)
-
-
-def _read_all(root: Path) -> None:
-    """Bring what the server will read into the page cache."""
-    for path in root.rglob("*"):
-        if path.is_file():
-            with path.open("rb", buffering=0) as file:
-                while file.read(_READ_SIZE):
-                    pass
 
 
 def _check(tool: Tool, job: Job, *, with_digests: bool) -> None:
@@ -141,11 +125,11 @@ def _summary(
     return {
         "benchmark": "preload",
         "began": began.isoformat(timespec="seconds"),
-        "commit": _commit(),
+        "commit": commit(),
         "scheme": "https",
         "scale": options.scale,
         "page_cache": "warm for the server, for all tools",
-        "machine": {"kernel": platform.release(), "cpus": os.cpu_count(), "cpu": _cpu()},
+        "machine": machine(),
         "versions": {**versions(options.python, options.tools), "versitygw": versitygw_version()},
         "dataset_bytes": {dataset.name: dataset.bytes for dataset in datasets},
         "dataset_files": {dataset.name: len(dataset.files) for dataset in datasets},
@@ -153,16 +137,6 @@ def _summary(
         "second_run_gets": sum(again.values()) if again else None,
         "runs": [result.as_data() for result in results],
     }
-
-
-def _commit() -> str:
-    described = subprocess.run(["git", "describe", "--always", "--dirty", "--abbrev=12"], check=False, capture_output=True, text=True)
-    return described.stdout.strip() or "unknown"
-
-
-def _cpu() -> str:
-    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 if __name__ == "__main__":

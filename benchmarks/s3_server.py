@@ -23,7 +23,7 @@ from devcluster.programs import assets
 START_SECONDS = 30
 #: The last lines of the log come a little after the last response.
 _LOG_SECONDS = 0.2
-#: Where the request's operation stands in a line of the access log, split at blanks. Its byte counts are 0 for a GetObject.
+#: Where the request's operation stands in a line of the access log, split at blanks; the key is next. Byte counts are 0 for a GetObject.
 _OPERATION = 7
 
 
@@ -59,12 +59,18 @@ class S3Server:
 
     def requests_since(self, mark: int) -> Counter[str]:
         """The requests that were served after ``mark``, by their operation."""
+        return Counter(line[_OPERATION].removeprefix("s3_") for line in self._lines(mark))
+
+    def objects_since(self, mark: int) -> Counter[str]:
+        """The objects whose bytes were asked for after ``mark``, and how often."""
+        return Counter(line[_OPERATION + 1] for line in self._lines(mark) if line[_OPERATION] == "s3_GetObject")
+
+    def _lines(self, mark: int) -> list[list[str]]:
         time.sleep(_LOG_SECONDS)
         with self.log.open("rb") as log:
             log.seek(mark)
             lines = [line.split() for line in log.read().decode(errors="replace").splitlines()]
-        operations = [line[_OPERATION] for line in lines if len(line) > _OPERATION]
-        return Counter(name.removeprefix("s3_") for name in operations if name.startswith("s3_"))
+        return [line for line in lines if len(line) > _OPERATION + 1 and line[_OPERATION].startswith("s3_")]
 
 
 def versitygw() -> Path:
