@@ -22,6 +22,7 @@
         ├── RegistryMissing       no such image, or not for this platform
         ├── RegistryRefused       the registry does not take what it is sent
         ├── TagTaken              the tag names another image, and nobody asked to move it
+        ├── ServingFailed         what serves a model does not come up, or does not serve these files
         ├── ClusterRefused        the API server refused a request (forbidden, invalid, quota)
         └── LoaderFailed          the loader ended with an error that is none of the above
 
@@ -155,6 +156,10 @@ class RegistryRefused(Permanent):
 
 class TagTaken(Permanent):
     """The tag names another image; it is moved only when that is asked for."""
+
+
+class ServingFailed(Permanent):
+    """What serves a model, or prepares to, does not come up, or does not serve what it was told to."""
 
 
 class ClusterRefused(Permanent):

@@ -1,0 +1,158 @@
+"""KServe's controller: where it runs, its configuration, and its restart.
+
+A change notes on the ConfigMap itself, in the same write, that the controller has to be restarted. The note goes only when new pods
+are Ready, so a run that was killed in between is finished by the next one, and none restarts a controller twice for one change.
+"""
+
+import json
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from modelyard.errors import ClusterUnavailable, Problem, Refused
+from modelyard.kube.apply import patiently
+from modelyard.kube.client import Kube, Manifests
+from modelyard.kube.explain import explain_pod
+from modelyard.kube.failures import Changed
+from modelyard.kube.resources import GROUP, Manifest
+from modelyard.kube.wait import TimedOut
+from modelyard.plans.kserve_config import CONFIG_MAP, SECTION, ConfigAction, ConfigFacts, ConfigPlan
+
+SELECTOR = "control-plane=kserve-controller-manager"
+NOTE = f"{GROUP}/modelcars-before"
+RESTART = f"{GROUP}/modelcars-restart"
+_PAUSE = 1.0
+_TRIES = 5
+OnNote = Callable[[str], None]
+
+
+def find_namespace(kube: Kube, named: str | None = None) -> str:
+    """The namespace of KServe's controller: the one that is named, or the only one where it runs.
+
+    Raises:
+        Refused: it runs nowhere there, or in several.
+    """
+    pods = patiently(lambda: kube.list("Pod", named, label_selector=SELECTOR))
+    found: list[str] = sorted({pod["metadata"]["namespace"] for pod in pods})
+    where = f"namespace {named}" if named else "the cluster"
+    if not found:
+        step = "install KServe, scale its controller up, or name the namespace that it runs in"
+        raise Refused([Problem(where, f"has no pod with the label {SELECTOR}", step)])
+    if len(found) > 1:
+        raise Refused([Problem(where, f"has controllers of KServe in {', '.join(found)}", "name the one that is meant (namespace)")])
+    return found[0]
+
+
+def read_config(kube: Kube, namespace: str) -> ConfigFacts:
+    """KServe's settings as they are."""
+    return _facts(namespace, patiently(lambda: kube.get("ConfigMap", CONFIG_MAP, namespace)))
+
+
+def _facts(namespace: str, live: Manifest | None) -> ConfigFacts:
+    if live is None:
+        return ConfigFacts(namespace, None, exists=False)
+    annotations = live["metadata"].get("annotations") or {}
+    marks = {**(live["metadata"].get("labels") or {}), **annotations}
+    return ConfigFacts(namespace, (live.get("data") or {}).get(SECTION), annotations.get(NOTE), RESTART in annotations, marks)
+
+
+def write_config(kube: Kube, namespace: str, planned: Callable[[ConfigFacts], ConfigPlan]) -> ConfigPlan:
+    """Make the change that ``planned`` makes of the live settings, guarded by their version: who writes meanwhile is read again.
+
+    Raises:
+        Refused: the plan holds problems.
+        Changed: others write all the time.
+    """
+    for last in (*[False] * (_TRIES - 1), True):
+        live = patiently(lambda: kube.get("ConfigMap", CONFIG_MAP, namespace))
+        plan = planned(_facts(namespace, live)).approved()
+        if plan.action is not ConfigAction.CHANGE or live is None:
+            return plan
+        note = plan.noted.model_dump_json() if plan.noted else None
+        restart = {} if not plan.changes else {RESTART: "{}"}
+        metadata = {"resourceVersion": live["metadata"]["resourceVersion"], "annotations": {NOTE: note, **restart}}
+        try:
+            kube.patch_merge("ConfigMap", CONFIG_MAP, namespace, {"metadata": metadata, "data": {SECTION: plan.text}})
+        except Changed:
+            if last:
+                raise
+        else:
+            return plan
+    raise AssertionError  # the last round returns or raises
+
+
+def restart_controller(kube: Kube, namespace: str, timeout: float, on_note: OnNote) -> tuple[str, ...]:
+    """Delete the controller's pods if a change asks for it, and wait until as many new ones are Ready; the names of the deleted.
+
+    Raises:
+        TimedOut: the new pods are not Ready; the message says what is known of them. The next run goes on.
+    """
+    old = _noted_pods(kube, namespace)
+    if old is None:
+        return ()
+    for uid, name in old.items():
+        with suppress(Changed):  # a new pod of that name (a StatefulSet's)
+            patiently(lambda name=name, uid=uid: kube.delete("Pod", name, namespace, uid=uid))  # type: ignore[misc]  # bound now
+    _wait_ready(kube, namespace, old, timeout, on_note)
+    patiently(lambda: kube.patch_merge("ConfigMap", CONFIG_MAP, namespace, {"metadata": {"annotations": {RESTART: None}}}))
+    return tuple(sorted(old.values()))
+
+
+def _noted_pods(kube: Kube, namespace: str) -> dict[str, str] | None:
+    """The pods that have to go, name by uid: noted by the first run that comes this far; None if no restart is due."""
+    live = patiently(lambda: kube.get("ConfigMap", CONFIG_MAP, namespace))
+    text = ((live or {"metadata": {}})["metadata"].get("annotations") or {}).get(RESTART)
+    if text is None:
+        return None
+    if noted := _read(text):
+        return noted
+    pods = {pod["metadata"]["uid"]: pod["metadata"]["name"] for pod in _pods(kube, namespace)}
+    mark = {"metadata": {"annotations": {RESTART: json.dumps(pods)}}}
+    patiently(lambda: kube.patch_merge("ConfigMap", CONFIG_MAP, namespace, mark))
+    return pods
+
+
+def _read(text: str) -> dict[str, str]:
+    try:
+        noted: Any = json.loads(text)
+    except ValueError:
+        return {}
+    return {str(uid): str(name) for uid, name in noted.items()} if isinstance(noted, dict) else {}
+
+
+def _wait_ready(kube: Kube, namespace: str, old: dict[str, str], timeout: float, on_note: OnNote) -> None:
+    deadline, told = time.monotonic() + timeout, ""
+    while True:
+        seen = "the API server does not answer"
+        with suppress(ClusterUnavailable):
+            pods = _pods(kube, namespace)
+            new = [pod for pod in pods if pod["metadata"]["uid"] not in old and not pod["metadata"].get("deletionTimestamp")]
+            if len(new) == len(pods) and len([pod for pod in new if is_ready(pod)]) >= max(1, len(old)):
+                return
+            seen = "; ".join(filter(None, (_told(kube, pod) for pod in new))) or f"{len(pods) - len(new)} old pods, {len(new)} new ones"
+        if seen != told:
+            on_note(f"controller of KServe in namespace {namespace}: {seen}")
+            told = seen
+        if time.monotonic() > deadline:
+            raise TimedOut(f"waited {timeout:.0f} s for the controller of KServe in namespace {namespace}: {seen}")
+        time.sleep(_PAUSE)
+
+
+def _told(kube: Kube, pod: Manifest) -> str:
+    if is_ready(pod):
+        return ""
+    diagnosis = explain_pod(kube, pod)
+    return f"{pod['metadata']['name']}: {diagnosis or 'is starting'}"
+
+
+def is_ready(pod: Manifest) -> bool:
+    """Whether the kubelet says that the pod is Ready."""
+    conditions = (pod.get("status") or {}).get("conditions") or []
+    return any(each["type"] == "Ready" and each["status"] == "True" for each in conditions)
+
+
+def _pods(kube: Kube, namespace: str) -> Manifests:
+    """The controller's pods that live; those that ended are only remembered."""
+    pods = patiently(lambda: kube.list("Pod", namespace, label_selector=SELECTOR))
+    return [pod for pod in pods if (pod.get("status") or {}).get("phase") not in {"Succeeded", "Failed"}]
