@@ -7,7 +7,8 @@ from typing import Protocol
 
 from awscrt import checksums
 
-from modelyard.models import Checksum
+from modelyard.errors import ContentMismatch
+from modelyard.models import Checksum, FileRecord, SourceFile
 
 
 class Hash(Protocol):
@@ -81,3 +82,22 @@ class FileHashes:
         if actual == self._expected.value:
             return None
         return f"{self._expected.algorithm} is {actual}, the source says {self._expected.value}"
+
+    def record(self, file: SourceFile, count: int) -> FileRecord:
+        """The record of ``file``, of which ``count`` bytes came by, after its size and checksum agreed with the source's.
+
+        Raises:
+            ContentMismatch: they did not; the file has to be fetched again from the first byte.
+        """
+        if count != file.size:
+            raise ContentMismatch(f"{file.path}: {count} bytes arrived, {file.size} were listed")
+        if difference := self.mismatch():
+            raise ContentMismatch(f"{file.path}: {difference}")
+        return FileRecord(
+            path=file.path,
+            size=file.size,
+            sha256=self.sha256,
+            etag=file.etag,
+            version_id=file.version_id,
+            checksum=self.expected,
+        )

@@ -105,18 +105,7 @@ class StagedFile:
         Raises:
             ContentMismatch: they did not; the file is to be fetched again from the first byte.
         """
-        if self.position != self.file.size:
-            raise ContentMismatch(f"{self.file.path}: {self.position} bytes arrived, {self.file.size} were listed")
-        if difference := self._hashes.mismatch():
-            raise ContentMismatch(f"{self.file.path}: {difference}")
-        return FileRecord(
-            path=self.file.path,
-            size=self.file.size,
-            sha256=self._hashes.sha256,
-            etag=self.file.etag,
-            version_id=self.file.version_id,
-            checksum=self._hashes.expected,
-        )
+        return self._hashes.record(self.file, self.position)
 
     def abandon(self) -> None:
         """Close, and give back the room of what no checkpoint covers: on a full volume the journal needs some of it."""

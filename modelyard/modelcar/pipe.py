@@ -70,18 +70,7 @@ class FileCheck:
         Raises:
             ContentMismatch: they did not; the file has to be read again from the first byte.
         """
-        if self.position != self.file.size:
-            raise ContentMismatch(f"{self.file.path}: {self.position} bytes arrived, {self.file.size} were listed")
-        if difference := self.hashes.mismatch():
-            raise ContentMismatch(f"{self.file.path}: {difference}")
-        return FileRecord(
-            path=self.file.path,
-            size=self.file.size,
-            sha256=self.hashes.sha256,
-            etag=self.file.etag,
-            version_id=self.file.version_id,
-            checksum=self.hashes.expected,
-        )
+        return self.hashes.record(self.file, self.position)
 
 
 class Pipe:
