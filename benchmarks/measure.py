@@ -44,21 +44,20 @@ class Run:
 
 @dataclass(slots=True)
 class _Memory:
-    """Peak resident memory of a process and its children: each one's own peak, by its id, added up."""
+    """Peak resident memory of a process and its children: each one's own peak, added up over those that run at a time."""
 
     root: int
-    peaks: dict[int, int] = field(default_factory=dict)
+    peak_kib: int = 0
     _over: threading.Event = field(default_factory=threading.Event)
 
     def watch(self) -> None:
         while not self._over.wait(_SAMPLE_SECONDS):
-            for process in _tree(self.root):
-                self.peaks[process] = max(self.peaks.get(process, 0), _peak_kib(process))
+            self.peak_kib = max(self.peak_kib, sum(map(_peak_kib, _tree(self.root))))
 
     def stop(self) -> float:
         """End the watch; the peak in MiB."""
         self._over.set()
-        return sum(self.peaks.values()) / 1024
+        return self.peak_kib / 1024
 
 
 def run(

@@ -112,7 +112,7 @@ def _measure(server: S3Server, first: Dataset, second: Dataset, options: argpars
 def _one(name: str, title: str, job: Job, repetition: int) -> Result:
     """One run, checked, with nothing left of it but its image."""
     _clear(job.scratch)
-    job.scratch.mkdir()
+    job.prepare()
     read_all(job.server.data / BUCKET / job.dataset.prefix)
     try:
         if name == OURS:

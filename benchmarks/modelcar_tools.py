@@ -1,6 +1,5 @@
 """The contestants that make a modelcar: for each the command line that brings one dataset from the S3 server into the registry."""
 
-import json
 import shlex
 import shutil
 import subprocess
@@ -25,6 +24,12 @@ CRANE = "github.com/google/go-containerregistry/cmd/crane@v0.22.1"
 REPOSITORY = "models/benchmark"
 #: What is made a layer of its own by all.
 _WEIGHTS = ".safetensors"
+_SETTINGS = {
+    "containers.conf": '[network]\nnetwork_config_dir = "{scratch}/networks"\n',  # else buildah makes /etc/cni
+    "storage.conf": '[storage]\ndriver = "overlay"\n',
+    "config.json": "{{}}",
+    "policy.json": '{{"default": [{{"type": "insecureAcceptAnything"}}]}}',
+}
 #: Every mount read-only; told when it is so.
 _READ_ONLY = """
 cut -d' ' -f2 /proc/self/mounts | sort -u | while read -r mount; do mount -o remount,bind,ro "$mount" || true; done
@@ -67,10 +72,22 @@ class Job:
         paths = sorted(self.dataset.files)
         return [[path for path in paths if not path.endswith(_WEIGHTS)], *([path] for path in paths if path.endswith(_WEIGHTS))]
 
+    def prepare(self) -> None:
+        """An empty scratch, with the settings of containers' tools: they take none of this machine."""
+        self.scratch.mkdir()
+        for name, text in _SETTINGS.items():
+            (self.scratch / name).write_text(text.format(scratch=self.scratch))
+
     def environment(self) -> dict[str, str]:
-        """Of every contestant; containers' tools take no settings of this machine."""
-        settings = {"CONTAINERS_CONF": "/dev/null", "CONTAINERS_STORAGE_CONF": "/dev/null", "DOCKER_CONFIG": str(self.scratch)}
-        return {**environment(), **self.server.environment, **settings, "TMPDIR": str(self.scratch), "PYTHONDONTWRITEBYTECODE": "1"}
+        """Of every contestant."""
+        settings = {
+            "CONTAINERS_CONF": f"{self.scratch}/containers.conf",
+            "CONTAINERS_STORAGE_CONF": f"{self.scratch}/storage.conf",
+            "DOCKER_CONFIG": str(self.scratch),
+            "TMPDIR": str(self.scratch),
+            "PYTHONDONTWRITEBYTECODE": "1",
+        }
+        return {**environment(), **self.server.environment, **settings}
 
 
 # Modelyard --------------------------------------------------------------------------------------------------------------
@@ -128,9 +145,7 @@ def _buildah(job: Job) -> list[str]:
     """A COPY for each weight file, as the builder's layers, on overlay; pushed without compression."""
     scratch, policy = job.scratch, job.scratch / "policy.json"
     copies = [["COPY", *(f"models/{path}" for path in group), "/models/"] for group in job.groups]
-    scratch.mkdir(exist_ok=True)
     (scratch / "Containerfile").write_text("\n".join([f"FROM {job.base}", *(" ".join(copy) for copy in copies)]) + "\n")
-    policy.write_text(json.dumps({"default": [{"type": "insecureAcceptAnything"}]}))
     buildah = ["buildah", "--root", f"{scratch}/root", "--runroot", f"{scratch}/run", "--storage-driver", "overlay"]
     build = ["bud", "--quiet", "--layers", "--isolation", "chroot", "--tls-verify=false", "--signature-policy", str(policy)]
     push = ["push", "--quiet", "--disable-compression", "--tls-verify=false", "--signature-policy", str(policy)]
