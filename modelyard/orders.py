@@ -118,6 +118,14 @@ class Progress(Value):
     bytes_per_second: float = 0.0
     seconds_left: float | None = None
 
+    @classmethod
+    def at(cls, there: int, total_bytes: int, files: int, total_files: int, rate: float) -> "Progress":
+        """The progress with ``there`` bytes of the total, at ``rate`` bytes a second."""
+        left = round((total_bytes - there) / rate, 1) if rate > 0 else None
+        return cls(
+            bytes=there, total_bytes=total_bytes, files=files, total_files=total_files, bytes_per_second=round(rate, 1), seconds_left=left
+        )
+
 
 #: How a line of the log begins that is an entry.
 ENTRY_LINE = '{"event": "entry"'

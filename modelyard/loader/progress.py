@@ -4,13 +4,11 @@ import hashlib
 import json
 import sys
 import time
-from collections import deque
 
 from modelyard.orders import Entries, Progress
 from modelyard.quantities import format_bytes
+from modelyard.rates import Rate
 
-#: The rate is that of the last seconds, so that a stall shows and an old burst is forgotten.
-WINDOW_SECONDS = 15.0
 INTERVAL_SECONDS = 1.0
 #: A re-read of the volume moves no byte of the load, and may take hours: it is told this often.
 REREAD_SECONDS = 15.0
@@ -21,7 +19,7 @@ class ProgressLog:
 
     def __init__(self, total_bytes: int, total_files: int) -> None:
         self.total_bytes, self.total_files = total_bytes, total_files
-        self._samples: deque[tuple[float, int]] = deque()
+        self._rate = Rate()
         self._last = 0.0
 
     def update(self, bytes_there: int, files_there: int, *, final: bool = False) -> None:
@@ -30,23 +28,8 @@ class ProgressLog:
         if now - self._last < INTERVAL_SECONDS and not final:
             return
         self._last = now
-        self._samples.append((now, bytes_there))
-        while len(self._samples) > 2 and now - self._samples[0][0] > WINDOW_SECONDS:  # noqa: PLR2004 - a rate needs two
-            self._samples.popleft()
-        say("progress", **self._progress(bytes_there, files_there).model_dump())
-
-    def _progress(self, bytes_there: int, files_there: int) -> Progress:
-        (then, bytes_then), (now, _) = self._samples[0], self._samples[-1]
-        rate = max(0.0, (bytes_there - bytes_then) / (now - then)) if now > then else 0.0  # a file fetched again takes bytes back
-        left = (self.total_bytes - bytes_there) / rate if rate > 0 else None
-        return Progress(
-            bytes=bytes_there,
-            total_bytes=self.total_bytes,
-            files=files_there,
-            total_files=self.total_files,
-            bytes_per_second=round(rate, 1),
-            seconds_left=None if left is None else round(left, 1),
-        )
+        there = Progress.at(bytes_there, self.total_bytes, files_there, self.total_files, self._rate.sample(bytes_there))
+        say("progress", **there.model_dump())
 
 
 class EntryLog:

@@ -1,15 +1,11 @@
 """Counting over all layers of a build, from any thread: what was read, what was sent, how far it is."""
 
 import threading
-import time
-from collections import deque
 from dataclasses import dataclass, field
 
 from modelyard.orders import Progress
 from modelyard.plans.modelcar import LayerPlan
-
-#: The rate is that of the last seconds, so that a stall shows and an old burst is forgotten.
-_WINDOW_SECONDS = 15.0
+from modelyard.rates import Rate
 
 
 @dataclass(slots=True)
@@ -23,7 +19,7 @@ class Meter:
     _files: int = 0
     _done: int = 0
     _under_way: dict[str, int] = field(default_factory=dict)
-    _samples: "deque[tuple[float, int]]" = field(default_factory=deque)
+    _rate: Rate = field(default_factory=Rate)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def add_read(self, count: int) -> None:
@@ -51,19 +47,6 @@ class Meter:
 
     def progress(self) -> Progress:
         """How far the build is; for one thread, which asks now and then."""
-        now = time.monotonic()
         with self._lock:
             there, files = self._done + sum(self._under_way.values()), self._files
-        self._samples.append((now, there))
-        while len(self._samples) > 2 and now - self._samples[0][0] > _WINDOW_SECONDS:  # noqa: PLR2004 - a rate needs two
-            self._samples.popleft()
-        then, before = self._samples[0]
-        rate = max(0.0, (there - before) / (now - then)) if now > then else 0.0
-        return Progress(
-            bytes=there,
-            total_bytes=self.total_bytes,
-            files=files,
-            total_files=self.total_files,
-            bytes_per_second=round(rate, 1),
-            seconds_left=round((self.total_bytes - there) / rate, 1) if rate > 0 else None,
-        )
+        return Progress.at(there, self.total_bytes, files, self.total_files, self._rate.sample(there))

@@ -3,15 +3,13 @@
 import sys
 import threading
 import time
-from collections import deque
 from typing import TextIO
 
 from modelyard.quantities import format_bytes, format_duration
+from modelyard.rates import Rate
 
 _TERMINAL_SECONDS = 0.2
 _FILE_SECONDS = 10.0
-#: The rate is that of the last seconds, so that a stall shows.
-_WINDOW_SECONDS = 15.0
 
 
 class Meter:
@@ -23,7 +21,8 @@ class Meter:
         self._bytes = self._files = 0
         self._lock = threading.Lock()
         self._terminal = self._stream.isatty()
-        self._samples = deque([(time.monotonic(), 0)])
+        self._rate = Rate()
+        self._rate.sample(0)
         self._last = 0.0
 
     def add(self, count: int = 0, files: int = 0) -> None:
@@ -34,22 +33,18 @@ class Meter:
             now = time.monotonic()
             if now - self._last >= (_TERMINAL_SECONDS if self._terminal else _FILE_SECONDS):
                 self._last = now
-                self._show(now)
+                self._show()
 
     def end(self) -> None:
         """Tell the last state, whatever was told before."""
         with self._lock:
-            self._show(time.monotonic())
+            self._show()
             if self._terminal:
                 self._stream.write("\n")
                 self._stream.flush()
 
-    def _show(self, now: float) -> None:
-        self._samples.append((now, self._bytes))
-        while len(self._samples) > 2 and now - self._samples[0][0] > _WINDOW_SECONDS:  # noqa: PLR2004 - a rate needs two
-            self._samples.popleft()
-        (then, before), elapsed = self._samples[0], now - self._samples[0][0]
-        rate = (self._bytes - before) / elapsed if elapsed > 0 and now > then else 0.0
+    def _show(self) -> None:
+        rate = self._rate.sample(self._bytes)
         left = f", {format_duration((self._total_bytes - self._bytes) / rate)} left" if rate > 0 and self._bytes < self._total_bytes else ""
         line = (
             f"{format_bytes(self._bytes)} of {format_bytes(self._total_bytes)}, {self._files} of {self._total_files} files,"
