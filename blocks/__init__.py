@@ -9,5 +9,6 @@ from blocks.loading import block_names, load_block
 from blocks.model_cache import ModelCache
 from blocks.oci_registry import OciRegistry
 from blocks.s3_source import S3Source
+from blocks.signing_key import SigningKey
 
-__all__ = ["Cluster", "ModelCache", "OciRegistry", "S3Source", "block_names", "load_block"]
+__all__ = ["Cluster", "ModelCache", "OciRegistry", "S3Source", "SigningKey", "block_names", "load_block"]

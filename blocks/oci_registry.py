@@ -9,6 +9,7 @@ from blocks.certificates import checked_authority
 from modelyard.errors import RegistryDenied
 from modelyard.images.references import api_host, host_problem
 from modelyard.oci.access import Access, Credentials, Keychain, credentials_for, read_docker_config
+from modelyard.signing.keys import PublicKey, read_public_keys
 
 
 class OciRegistry(Block):
@@ -36,6 +37,13 @@ class OciRegistry(Block):
             " registries too, from which base images are pulled. Credential helpers cannot be used."
         ),
     )
+    trusted_keys: str | None = Field(
+        default=None,
+        description=(
+            "PEM text of one or more public keys (cosign.pub): images of this registry are then only served, loaded or built upon if"
+            " one of them signed the image and its files. Empty: signatures are not asked for."
+        ),
+    )
 
     @field_validator("host")
     @classmethod
@@ -60,6 +68,14 @@ class OciRegistry(Block):
             raise ValueError(str(error)) from None
         return config
 
+    @field_validator("trusted_keys")
+    @classmethod
+    def _are_public_keys(cls, pem: str | None) -> str | None:
+        if pem is None or not pem.strip():
+            return None
+        read_public_keys(pem)
+        return pem
+
     @model_validator(mode="after")
     def _is_whole(self) -> "OciRegistry":
         if bool(self.username) != bool(self.password and self.password.get_secret_value()):
@@ -72,3 +88,7 @@ class OciRegistry(Block):
         own = Credentials(self.username, self.password.get_secret_value()) if self.username and self.password else None
         access = Access(api_host(self.host), self.plain_http, self.ca_certificate, own or credentials_for(self.host, others))
         return Keychain(access, others)
+
+    def public_keys(self) -> tuple[PublicKey, ...]:
+        """The keys of which one must have signed an image; none if signatures are not asked for."""
+        return read_public_keys(self.trusted_keys) if self.trusted_keys else ()

@@ -1,0 +1,140 @@
+"""Which files an image holds: as its manifests record them, and as its layers have them.
+
+The records stand in the manifests, so the image's digest covers them; who signs it vouches for them. Layers without records are the
+base's. They are read, for nothing of them may lie where the model is.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from pydantic import TypeAdapter, ValidationError
+
+from modelyard.errors import ContentMismatch, Problem, RegistryMissing, RegistryRefused
+from modelyard.images.build import FILES
+from modelyard.images.descriptors import Descriptor, Document
+from modelyard.models import FileRecord
+from modelyard.oci.registry import Repository
+from modelyard.signing.layers import MODEL_DIRECTORY, Entry, read_layer
+
+#: Base layers up to this are read at each check; a base with a shell has a few MB.
+MAX_BASE_LAYER = 64 * 1024 * 1024
+_RECORDS = TypeAdapter(tuple[FileRecord, ...])
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """A layer of a manifest; ``files`` is None where nothing is recorded of them."""
+
+    descriptor: Descriptor
+    files: tuple[FileRecord, ...] | None
+
+
+@dataclass(frozen=True, slots=True)
+class SignedImage:
+    """An image's documents: what its reference names, and each platform's manifest (the same one, where there is no index)."""
+
+    document: Document
+    manifests: tuple[Document, ...]
+    platforms: tuple[str, ...]
+
+    @property
+    def digests(self) -> tuple[str, ...]:
+        """Its own, and its manifests'."""
+        return tuple(dict.fromkeys([self.document.digest, *(each.digest for each in self.manifests)]))
+
+    @property
+    def files(self) -> dict[str, FileRecord]:
+        """The records of the first platform; ``record_problems`` says whether the others agree."""
+        return recorded_files(self.manifests[0])
+
+
+def read_image(repository: Repository, selector: str) -> SignedImage:
+    """The image's documents, each compared with its digest.
+
+    Raises:
+        RegistryMissing: it, or a manifest that it lists, is not there.
+        RegistryRefused: it is an index that lists nothing.
+    """
+    document = _find(repository, selector)
+    if not document.is_index:
+        return SignedImage(document, (document,), ())
+    listed = document.descriptors("manifests")
+    if not listed:
+        raise RegistryRefused(f"{repository}@{document.digest}: lists no image for any platform")
+    manifests = tuple(_find(repository, each.digest) for each in listed)
+    return SignedImage(document, manifests, tuple(str(each.platform) for each in listed if each.platform))
+
+
+def layers_of(manifest: Document) -> list[Layer]:
+    """A manifest's layers, lowest first."""
+    return [Layer(each, _records(each)) for each in manifest.descriptors("layers")]
+
+
+def recorded_files(manifest: Document) -> dict[str, FileRecord]:
+    """What a manifest records, by path."""
+    return {record.path: record for layer in layers_of(manifest) for record in layer.files or ()}
+
+
+def record_problems(image: SignedImage, subject: str) -> list[Problem]:
+    """What is wrong with the records of the image's files."""
+    first = {path: record.sha256 for path, record in image.files.items()}
+    problems = []
+    if not first:
+        problems.append(Problem(subject, "records nothing of its files", "build it with build-modelcar"))
+    for manifest in image.manifests:
+        if {path: record.sha256 for path, record in recorded_files(manifest).items()} != first:
+            problems.append(Problem(f"{subject}, manifest {manifest.digest}", "has other files than the first platform", _NOT_USED))
+        known = [layer.files is not None for layer in layers_of(manifest)]
+        if known != sorted(known):
+            problems.append(Problem(f"{subject}, manifest {manifest.digest}", "has layers without records above the model's", _NOT_USED))
+    return problems
+
+
+def layer_problems(repository: Repository, image: SignedImage, subject: str, *, read_all: bool) -> list[Problem]:
+    """What layers hold that nothing records, and with ``read_all`` also whether each file is what its record says."""
+    distinct = {layer.descriptor.digest: layer for manifest in image.manifests for layer in layers_of(manifest)}
+    return [problem for layer in distinct.values() for problem in _checked(repository, layer, subject, read_all=read_all)]
+
+
+_NOT_USED = "do not use it; build it anew"
+
+
+def _checked(repository: Repository, layer: Layer, subject: str, *, read_all: bool) -> Iterator[Problem]:
+    if not read_all and (layer.files is not None or layer.descriptor.size > MAX_BASE_LAYER):
+        return
+    named = f"{subject}, layer {layer.descriptor.digest}"
+    records = {f"{MODEL_DIRECTORY}/{record.path}": record for record in layer.files or ()}
+    try:
+        entries = repository.patience.through(lambda: read_layer(repository, layer.descriptor))
+    except (ContentMismatch, RegistryRefused) as error:
+        yield Problem(named, f"cannot be read as what it is said to be ({error})", _NOT_USED)
+        return
+    yield from _compared(entries, records, named)
+
+
+def _compared(entries: Sequence[Entry], records: dict[str, FileRecord], named: str) -> Iterator[Problem]:
+    seen = set[str]()
+    for entry in entries:
+        record = records.get(entry.path)
+        if record is None or entry.path in seen:
+            yield Problem(named, f"holds {entry.path!r}, which nothing records", _NOT_USED)
+        elif (entry.size, entry.sha256) != (record.size, record.sha256):
+            yield Problem(named, f"holds another {entry.path!r} than its record says", _NOT_USED)
+        seen.add(entry.path)
+    for path in records.keys() - seen:
+        yield Problem(named, f"lacks {path!r}, which it records", _NOT_USED)
+
+
+def _find(repository: Repository, selector: str) -> Document:
+    found = repository.find(selector)
+    if found is None:
+        mark = "@" if ":" in selector else ":"
+        raise RegistryMissing(f"{repository}{mark}{selector}: is not there; check the repository and the tag")
+    return found
+
+
+def _records(layer: Descriptor) -> tuple[FileRecord, ...] | None:
+    try:
+        return _RECORDS.validate_json((layer.annotations or {}).get(FILES, ""))
+    except ValidationError:
+        return None
