@@ -13,6 +13,7 @@ from devcluster import Cluster, connect, down, up
 from devcluster.errors import DevclusterError
 from devcluster.health import check
 from devcluster.images import build_image, load_image
+from devcluster.lifecycle import EXTRAS
 from devcluster.network import Block, read_slot
 from devcluster.paths import DEFAULT_NAME, layout
 from devcluster.processes import read_status
@@ -38,6 +39,8 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     command = commands.add_parser("up", help="start the cluster; build its programs the first time")
+    command.add_argument("--with", dest="extras", action="append", choices=sorted(EXTRAS), default=[],
+                         help="install this into it too (may be repeated)")  # fmt: skip
     command.set_defaults(run=_up)
     command = commands.add_parser("down", help="stop the cluster; its data stays")
     command.add_argument("--purge", action="store_true", help="remove its data too")
@@ -65,7 +68,7 @@ def _add_build_image(command: argparse.ArgumentParser) -> None:
 
 
 def _up(options: argparse.Namespace) -> None:
-    _print_summary(up(options.name))
+    _print_summary(up(options.name, extras=options.extras))
 
 
 def _print_summary(cluster: Cluster) -> None:

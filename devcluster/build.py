@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
@@ -32,10 +32,19 @@ PARALLEL = 2
 
 @dataclass(frozen=True)
 class Module:
-    """A Go module below go/, and what is built of it: program name -> package."""
+    """A Go module below go/, and what is taken of it.
+
+    ``programs`` are built: name -> package. ``files`` are copied as they are: name -> (module, path in it).
+    """
 
     name: str
     programs: dict[str, str]
+    files: dict[str, tuple[str, str]] = field(default_factory=dict)
+
+    @property
+    def names(self) -> list[str]:
+        """Of all that it gives."""
+        return [*self.programs, *self.files]
 
 
 # The longest first, so that the short ones fill the time of its single-threaded linking.
@@ -49,19 +58,26 @@ MODULES = (
     Module("coredns", {"coredns": "."}),
 )  # fmt: skip
 
+# Built only when it is asked for: four minutes. The manifest is the release's own, so that it fits the program.
+KSERVE = Module(
+    "kserve",
+    {"manager": "github.com/kserve/kserve/cmd/manager"},
+    {"kserve.yaml": ("github.com/kserve/kserve", "install/v0.20.0/kserve.yaml")},
+)
+
 
 def built(module: Module) -> bool:
-    """Whether the cache has all of the module's programs."""
-    return all((_directory(module) / program).exists() for program in module.programs)
+    """Whether the cache has all that the module gives."""
+    return all((_directory(module) / name).exists() for name in module.names)
 
 
 def _directory(module: Module) -> Path:
-    return cache_root() / "bin" / f"{module.name}-{_key(module.name)}"
+    return cache_root() / "bin" / f"{module.name}-{_key(module.name, tuple(module.files.items()))}"
 
 
 @cache
-def _key(name: str) -> str:
-    digest = hashlib.sha256()
+def _key(name: str, files: tuple[tuple[str, tuple[str, str]], ...]) -> str:
+    digest = hashlib.sha256(repr(files).encode() if files else b"")
     for file in sorted((SOURCES / name).iterdir()):
         digest.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
     digest.update(_ldflags().encode() + run(["go", "env", "GOVERSION", "GOOS", "GOARCH"]).encode())
@@ -142,6 +158,9 @@ def _build(module: Module, running: dict[str, float]) -> None:
         # With a directory as output each binary is named after its package; "." is named after the module.
         run(["go", "build", "-trimpath", "-ldflags", _ldflags(), "-o", f"{partial}/", *module.programs.values()],
             cwd=SOURCES / module.name, env=environment)  # fmt: skip
+        for name, (source, path) in module.files.items():
+            where = run(["go", "list", "-m", "-f", "{{.Dir}}", source], cwd=SOURCES / module.name, env=environment).strip()
+            shutil.copyfile(Path(where) / path, partial / name)
         partial.chmod(0o755)
         shutil.rmtree(target, ignore_errors=True)
         partial.rename(target)

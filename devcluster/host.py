@@ -7,10 +7,10 @@ import platform
 import re
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from devcluster.build import MODULES, built, required_go
+from devcluster.build import Module, built, required_go
 from devcluster.commands import run, succeeds
 from devcluster.errors import RequirementsError
 from devcluster.paths import cache_root, state_root
@@ -19,13 +19,13 @@ from devcluster.programs import assets
 STATE_GIB, BUILD_GIB, MEMORY_GIB = 3, 9, 4
 
 
-def check_requirements() -> None:
-    """RequirementsError with every problem, or None."""
-    if problems := list(_problems()):
+def check_requirements(modules: Sequence[Module]) -> None:
+    """RequirementsError with every problem of running a cluster of these modules, or None."""
+    if problems := list(_problems(modules)):
         raise RequirementsError(problems)
 
 
-def _problems() -> Iterator[str]:
+def _problems(modules: Sequence[Module]) -> Iterator[str]:
     if platform.system() != "Linux" or sys.version_info < (3, 11):
         yield f"it is {platform.system()} with Python {platform.python_version()}; Linux and Python 3.11 or newer are needed"
         return
@@ -41,7 +41,7 @@ def _problems() -> Iterator[str]:
         yield "/dev/loop-control is missing (modprobe loop); size-limited volumes are loop mounts"
     if (memory := _memory_gib()) < MEMORY_GIB:
         yield f"it has {memory:.1f} GiB of memory; {MEMORY_GIB} are needed"
-    yield from _disk_problems()
+    yield from _disk_problems(modules)
     yield from _go_problems()
 
 
@@ -53,9 +53,9 @@ def _memory_gib() -> float:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
 
 
-def _disk_problems() -> Iterator[str]:
+def _disk_problems(modules: Sequence[Module]) -> Iterator[str]:
     needs = [(state_root(), STATE_GIB, "the cluster's data")]
-    if _modules_to_build():
+    if _to_build(modules):
         needs.append((cache_root(), BUILD_GIB, "building the programs"))
     for directory, gib, purpose in needs:
         existing = next(path for path in (directory, *directory.parents) if path.exists())
@@ -64,8 +64,8 @@ def _disk_problems() -> Iterator[str]:
             yield f"{existing} has {free:.1f} GiB free; {purpose} needs {gib}"
 
 
-def _modules_to_build() -> bool:
-    return assets() is None and shutil.which("go") is not None and not all(built(module) for module in MODULES)
+def _to_build(modules: Sequence[Module]) -> bool:
+    return assets() is None and shutil.which("go") is not None and not all(built(module) for module in modules)
 
 
 def _go_problems() -> Iterator[str]:

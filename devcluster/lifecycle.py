@@ -11,10 +11,12 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
+from devcluster.build import KSERVE, MODULES, Module
 from devcluster.cgroups import left_cgroups, remove_cgroups
 from devcluster.cluster import Cluster, describe
 from devcluster.commands import progress, run
@@ -22,12 +24,13 @@ from devcluster.configs import storage_classes, write_configs
 from devcluster.errors import DevclusterError, NotRunningError, StartError
 from devcluster.health import check, wait_ready
 from devcluster.host import check_requirements
+from devcluster.kserve import install_kserve
 from devcluster.network import Block, claim_block, connect_host, disconnect_host, host_end, locked, read_slot
 from devcluster.packages import CLUSTER, install_packages
 from devcluster.paths import REPOSITORY, Layout, layout
 from devcluster.pki import make_pki, write_kubeconfigs
 from devcluster.processes import find_supervisor, stop_supervisor
-from devcluster.programs import provide_programs
+from devcluster.programs import provide_modules, provide_programs
 from devcluster.s3_keys import make_s3_keys
 
 START_TIMEOUT = 120.0
@@ -35,25 +38,48 @@ HEAL_TIMEOUT = 30.0
 LEAVE_TIMEOUT = 20.0
 
 
-def up(name: str | None = None) -> Cluster:
-    """Start the cluster, or find it up and healthy. A second call meanwhile waits for the first."""
+@dataclass(frozen=True)
+class Extra:
+    """What a cluster has on request only."""
+
+    module: Module
+    install: Callable[[Layout, Cluster], None]
+
+
+EXTRAS = {"kserve": Extra(KSERVE, install_kserve)}
+
+
+def up(name: str | None = None, *, extras: Collection[str] = ()) -> Cluster:
+    """Start the cluster, or find it up and healthy. A second call meanwhile waits for the first.
+
+    `extras` (names of EXTRAS) are installed into it, or found there; they stay in its data, so a later start needs no mention.
+    """
     here = layout(name)
+    if unknown := sorted(set(extras) - set(EXTRAS)):
+        raise DevclusterError(f"there is no extra {', '.join(unknown)}; there is {', '.join(EXTRAS)}")
     with _locked(here):
-        if _is_healthy(here):
-            return connect(here.name)
-        check_requirements()
-        install_packages(CLUSTER)
-        programs = provide_programs()
-        started = time.monotonic()
-        _stop(here)
-        block = claim_block(here)
-        _write_state(here, block, programs)
-        pid = _launch(here)
-        connect_host(here, block, pid)
-        wait_ready(here, block, START_TIMEOUT)
-        _apply_storage_classes(here)
-        progress(f"cluster {here.name!r} is up after {time.monotonic() - started:.1f} s")
-        return describe(here, block)
+        cluster = connect(here.name) if _is_healthy(here) else _start(here, extras)
+        for extra in extras:
+            EXTRAS[extra].install(here, cluster)
+        return cluster
+
+
+def _start(here: Layout, extras: Collection[str]) -> Cluster:
+    extra_modules = [EXTRAS[extra].module for extra in extras]
+    check_requirements([*MODULES, *extra_modules])
+    install_packages(CLUSTER)
+    programs = provide_programs()
+    provide_modules(extra_modules)
+    started = time.monotonic()
+    _stop(here)
+    block = claim_block(here)
+    _write_state(here, block, programs)
+    pid = _launch(here)
+    connect_host(here, block, pid)
+    wait_ready(here, block, START_TIMEOUT)
+    _apply_storage_classes(here)
+    progress(f"cluster {here.name!r} is up after {time.monotonic() - started:.1f} s")
+    return describe(here, block)
 
 
 def connect(name: str | None = None) -> Cluster:

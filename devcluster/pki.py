@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import json
 import shutil
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,6 +59,21 @@ def make_pki(layout: Layout, block: Block) -> None:
     _new_key(partial / "service-accounts.key")
     run(["openssl", "pkey", "-in", "service-accounts.key", "-pubout", "-out", "service-accounts.pub"], cwd=partial)
     partial.rename(layout.pki)
+
+
+def issue(layout: Layout, certificate: Certificate) -> tuple[Path, Path]:
+    """A certificate of the cluster's authority that is made later than the cluster, and its key; made once."""
+    issued = layout.pki / certificate.file
+    if not issued.exists():
+        with tempfile.TemporaryDirectory(dir=layout.directory, prefix="pki.partial.") as name:
+            partial = Path(name) / "issued"
+            partial.mkdir(mode=0o700)
+            for file in ("ca.crt", "ca.key"):
+                shutil.copy(layout.pki / file, partial)
+            _sign(partial, certificate)
+            (partial / "ca.key").unlink()
+            partial.rename(issued)
+    return issued / f"{certificate.file}.crt", issued / f"{certificate.file}.key"
 
 
 def _new_key(path: Path) -> None:

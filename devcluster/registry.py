@@ -62,13 +62,13 @@ class Registry:
             raise DevclusterError(f"registry {self.address}: blob {digest} of {repository} refused with {done.status}")
         return digest
 
-    def push_image(self, repository: str, tag: str, layer: bytes, command: list[str]) -> None:
-        """Push an image of one uncompressed layer."""
+    def push_image(self, repository: str, tag: str, layer: bytes, command: list[str], user: str = "") -> None:
+        """Push an image of one uncompressed layer; root runs it unless another ``user`` is named."""
         layer_digest = self.push_blob(repository, layer)
         config = _canonical({
             "architecture": {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine()),
             "os": "linux",
-            "config": {"Cmd": command, "Env": ["PATH=/bin"]},
+            "config": {"Cmd": command, "Env": ["PATH=/bin"]} | ({"User": user} if user else {}),
             "rootfs": {"type": "layers", "diff_ids": [layer_digest]},
         })  # fmt: skip
         manifest = _canonical({
@@ -99,6 +99,15 @@ def seed_images(address: str, busybox: Path) -> None:
         layer = busybox_layer(busybox)
         for (repository, tag), command in missing.items():
             registry.push_image(repository, tag, layer, command)
+
+
+def program_layer(program: Path) -> bytes:
+    """A file system of one static program at its top, with room for temporary files; the same bytes each time."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        _add(archive, "tmp", 0o1777, kind=tarfile.DIRTYPE)
+        _add(archive, program.name, 0o755, program.read_bytes())
+    return buffer.getvalue()
 
 
 def busybox_layer(busybox: Path) -> bytes:

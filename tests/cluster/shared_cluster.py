@@ -2,7 +2,7 @@
 
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -19,8 +19,8 @@ def run_directory(factory: pytest.TempPathFactory) -> Path:
 
 
 @contextmanager
-def shared_cluster(name: str, directory: Path) -> Iterator[devcluster.Cluster]:
-    """The devcluster ``name``, up; stopped and purged by its last user if this run started it.
+def shared_cluster(name: str, directory: Path, extras: Sequence[str] = ()) -> Iterator[devcluster.Cluster]:
+    """The devcluster ``name``, up and with ``extras``; stopped and purged by its last user if this run started it.
 
     Users hold a shared lock on a file in ``directory``, which dies with them: a killed worker keeps nothing up for the others.
     """
@@ -29,7 +29,7 @@ def shared_cluster(name: str, directory: Path) -> Iterator[devcluster.Cluster]:
         started = directory / f"{name}-was-started-here"
         if not _is_up(name):
             started.touch()
-        yield devcluster.up(name)
+        yield devcluster.up(name, extras=extras)
         if started.exists() and _is_last(users):
             devcluster.down(name, purge=True)
 
