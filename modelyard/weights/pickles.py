@@ -22,6 +22,8 @@ logging.getLogger("picklescan").propagate = False  # the findings are told once,
 
 #: picklescan keeps each instruction of a pickle: 1,000,000 are about 200 MB. A checkpoint has some 50 a tensor.
 MOST_READS = 1_000_000
+#: So much of what imports nothing is read through, in a minute or two: plain data may be long, a scan without an end must not be.
+MOST_PLAIN_READS = 50_000_000
 #: Longer payloads are passed over, for no import has such a name: memory stays small whatever is pickled.
 _LONGEST = 64 * 1024
 _EXTENSIONS = frozenset({"EXT1", "EXT2", "EXT4"})
@@ -146,6 +148,8 @@ def _walk(stream: PickleStream, start: int) -> bool:
                     raise Unscannable("imports what has no name", imports=imports)
                 imports = True
             imports = imports or opcode.name == "STACK_GLOBAL"
+            if stream.reads > MOST_PLAIN_READS:
+                raise Unscannable(f"has more than {MOST_PLAIN_READS} instructions, too many to scan", imports=imports)
     except (ValueError, LookupError, ArithmeticError, TypeError, struct.error) as error:
         raise Unscannable(f"is no whole pickle ({error})"[:200], imports=imports) from error
     return imports

@@ -5,8 +5,7 @@ from pathlib import Path
 
 from modelyard.errors import Problem
 from modelyard.models import WeightPolicy
-from modelyard.plans.paths import shown
-from modelyard.plans.weight_formats import NEXT_STEP
+from modelyard.plans.weight_formats import weight_refusal
 from modelyard.weights.scan import scan_file
 
 
@@ -20,9 +19,7 @@ def refused_files(
     for number, path in enumerate(paths, 1):
         verdict = scan_file(root / path)
         pickled += verdict.pickled
-        if verdict.dangers:
-            problems.append(Problem(shown(path), "; ".join(verdict.dangers), NEXT_STEP))
-        elif verdict.pickled and policy is WeightPolicy.NO_PICKLE:
-            problems.append(Problem(shown(path), "is loaded by pickle, and weightFormats is no-pickle", NEXT_STEP))
+        if problem := weight_refusal(path, verdict.dangers, policy, pickled=verdict.pickled):
+            problems.append(problem)
         on_file(number)
     return problems, pickled

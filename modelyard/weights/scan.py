@@ -23,7 +23,8 @@ from modelyard.weights.pickles import PickleStream, Unscannable, read_pickle
 from modelyard.weights.unpickling import position_after
 from modelyard.weights.zip_ends import refuse_two_readings
 
-_HEAD_BYTES = 512
+#: So much of a file's beginning tells whether it has to be looked into.
+HEAD_BYTES = 512
 _ZIP = (b"PK\x03\x04", b"PK\x05\x06")
 #: zlib, gzip, bzip2, xz: what joblib compresses a pickle as a whole with.
 _COMPRESSED = re.compile(rb"\x78[\x01\x5e\x9c\xda]|\x1f\x8b\x08|BZh[1-9]1AY&SY|\xfd7zXZ\0")
@@ -58,7 +59,23 @@ class Verdict:
 def scan_file(path: Path) -> Verdict:
     """Look into one file. What is neither named nor begins like a carrier of pickles costs one small read."""
     with path.open("rb") as file:
-        return _contained(file, path.name, os.fstat(file.fileno()).st_size, depth=0)
+        return scan(file, path.name, os.fstat(file.fileno()).st_size)
+
+
+def scan(file: IO[bytes], name: str, size: int) -> Verdict:
+    """Look into one file of ``size`` bytes that can be read anywhere."""
+    return _contained(file, name, size, depth=0)
+
+
+def may_carry(name: str, head: bytes) -> bool:
+    """Whether a file of this name that begins with ``head`` (its first ``HEAD_BYTES``) has to be looked into."""
+    named = is_pickle_name(name) or may_be_pickle_name(name)
+    begins = head.startswith((*_ZIP, _NUMPY)) or _PROTOCOL.match(head) or _OLD_IMPORT.match(head)
+    return named or _is_tar(head) or bool(begins)
+
+
+def _is_tar(head: bytes) -> bool:
+    return head[257:262] == b"ustar"
 
 
 def _contained(file: IO[bytes], name: str, size: int, depth: int) -> Verdict:
@@ -74,11 +91,13 @@ def _contained(file: IO[bytes], name: str, size: int, depth: int) -> Verdict:
 
 
 def _scan(file: IO[bytes], name: str, size: int, depth: int) -> Verdict:
-    head = file.read(_HEAD_BYTES)
+    head = file.read(HEAD_BYTES)
+    if not may_carry(name, head):
+        return Verdict()
     named = is_pickle_name(name)
     suspected = named or may_be_pickle_name(name)
     verdict = Verdict()
-    is_tar = head[257:262] == b"ustar"
+    is_tar = _is_tar(head)
     if head.startswith(_ZIP) or (suspected and not depth and zipfile.is_zipfile(file)):
         verdict += _archive(_zip_members(file, alone=not is_tar), depth)
         if head.startswith(_ZIP):  # it would be no pickle's beginning

@@ -19,6 +19,7 @@ import pytest
 
 from modelyard.models import SourceFile, WeightPolicy
 from modelyard.plans.weight_formats import weight_problems
+from modelyard.weights import pickles
 from modelyard.weights.pickles import MOST_READS
 from modelyard.weights.scan import Verdict, scan_file
 
@@ -244,6 +245,12 @@ def test_very_long_pickles(tmp_path: Path) -> None:
     assert scan(tmp_path, "data.pkl", b"\x80\x02](" + numbers + b"e.") == Verdict(pickled=True)
     imports = b"\x80\x02](ccollections\nOrderedDict\n" + numbers + b"e."
     assert "too many to scan" in scan(tmp_path, "imports.pkl", imports).dangers[0]
+
+
+def test_a_walk_over_plain_data_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pickles, "MOST_PLAIN_READS", 1_000)
+    assert scan(tmp_path, "long.pkl", b"\x80\x04" + b"N0" * 500 + b"N.").dangers == ("has more than 1000 instructions, too many to scan",)
+    assert not scan(tmp_path, "short.pkl", b"\x80\x04" + b"N0" * 400 + b"N.").dangers
 
 
 def test_the_torch_like_pickle_is_what_it_says() -> None:
