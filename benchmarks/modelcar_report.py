@@ -27,7 +27,8 @@ class Result:
     def as_data(self) -> dict[str, Any]:
         """One flat JSON object."""
         data = asdict(self)
-        return data.pop("run") | data
+        counted: dict[str, Any] = data.pop("run")
+        return counted | data
 
 
 @dataclass(frozen=True, slots=True)
