@@ -13,7 +13,7 @@ import os
 import random
 import shutil
 import subprocess
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from benchmarks.modelcar_bounds import registry_seconds, sha256_seconds
 from benchmarks.modelcar_check import image_files
 from benchmarks.modelcar_report import OURS, SECOND, Bounds, Result, figures, table
 from benchmarks.modelcar_tools import CONTESTANTS, REPOSITORY, Job, check_tools, read_only_mounts, versions
-from benchmarks.registry import running_registry
+from benchmarks.registry import Registry, running_registry
 from benchmarks.s3_server import S3Server, s3_server
 from modelyard.models import S3Location
 from modelyard.sources.s3 import s3_client
@@ -62,7 +62,7 @@ def main() -> None:
         "dataset_files": len(first.files),
         "rounds": options.rounds,
         **figures(results, bounds, first.bytes, os.cpu_count() or 1),
-        "bounds": [{"sha256_s": each.sha256_s, "registry_s": each.registry_s} for each in bounds],
+        "bounds": [asdict(each) for each in bounds],
         "runs": [result.as_data() for result in results],
     }
     print(json.dumps(told))
@@ -97,9 +97,7 @@ def _measure(server: S3Server, first: Dataset, second: Dataset, options: argpars
             with running_registry(options.work) as registry:
                 job = Job(options.work, options.python, server, registry, first)
                 if name == _BOUNDS:
-                    sync(options.work)
-                    sizes = [size for size, _ in first.files.values()]
-                    bounds.append(Bounds(sha256_seconds(first.bytes), registry_seconds(registry, sizes)))
+                    bounds.append(_bound(registry, first, options.work))
                     print(f"#{repetition} {bounds[-1]}", flush=True)
                     continue
                 results.append(_one(name, name, job, repetition))
@@ -107,6 +105,14 @@ def _measure(server: S3Server, first: Dataset, second: Dataset, options: argpars
                     again = replace(job, dataset=second, tag="v2", previous=job.image)
                     results.append(_one(name, SECOND, again, repetition))
     return results, bounds
+
+
+def _bound(registry: Registry, dataset: Dataset, work: Path) -> Bounds:
+    sync(work)
+    sha256 = sha256_seconds(dataset.bytes)
+    cpu = registry.cpu_seconds()
+    seconds = registry_seconds(registry, [size for size, _ in dataset.files.values()])
+    return Bounds(sha256, seconds, round(registry.cpu_seconds() - cpu, 2))
 
 
 def _one(name: str, title: str, job: Job, repetition: int) -> Result:

@@ -37,6 +37,7 @@ class Bounds:
 
     sha256_s: float
     registry_s: float
+    registry_cpu_s: float
 
 
 def table(results: list[Result]) -> str:
@@ -79,21 +80,32 @@ def figures(results: list[Result], bounds: list[Bounds], size: int, cpus: int) -
         "reread_bytes_second_version_ratio": _most(result.run.server_wrote_bytes / size for result in second),
         "resent_bytes_second_version_ratio": _most(result.registry_received_bytes / size for result in second),
         "image_digests": len({result.told.get("image", "").partition("@")[2] for result in ours}),
-        **_bounds(ours, bounds, cpus),
+        **_bounds(grouped, bounds, cpus),
     }
 
 
-def _bounds(ours: list[Result], bounds: list[Bounds], cpus: int) -> dict[str, Any]:
-    """``cores_busy``: the share of all cores' time that builder, S3 server and registry had together; near 1, the machine is the bound."""
+def _bounds(grouped: dict[str, list[Result]], bounds: list[Bounds], cpus: int) -> dict[str, Any]:
+    """The builder's wall time beside what its parts need, each alone and together on these cores.
+
+    ``bound_cores_s`` spreads over all cores what nobody can do without: the least that the S3 server used for any contestant, what the
+    registry uses for bytes from a sender's memory, and one SHA-256. ``cores_busy`` is the share of all cores' time that builder, S3
+    server and registry had; what is missing to 1 went to others or to waiting.
+    """
+    ours = grouped.get(OURS)
     if not ours or not bounds:
         return {}
     sha256, registry = _median(each.sha256_s for each in bounds), _median(each.registry_s for each in bounds)
-    busy = _median((result.run.cpu_s + result.run.server_cpu_s + result.registry_cpu_s) / (result.run.wall_s * cpus) for result in ours)
+    served = min(_median(result.run.server_cpu_s for result in results) for tool, results in grouped.items() if tool != SECOND)
+    cores = (served + _median(each.registry_cpu_s for each in bounds)) / cpus + sha256
+    used = (result.run.cpu_s + result.run.server_cpu_s + result.registry_cpu_s for result in ours)
+    busy = _median(each / (result.run.wall_s * cpus) for each, result in zip(used, ours, strict=True))
     return {
         "bound_sha256_s": sha256,
         "bound_registry_s": registry,
-        "bound_by": "sha256" if sha256 > registry else "registry",
-        "wall_vs_bound": round(_wall(ours) / max(sha256, registry), 3),
+        "bound_cores_s": round(cores, 3),
+        "bound_by": "cores" if cores > max(sha256, registry) else "sha256" if sha256 > registry else "registry",
+        "wall_vs_slower_of_sha256_and_registry": round(_wall(ours) / max(sha256, registry), 3),
+        "wall_vs_cores": round(_wall(ours) / cores, 3),
         "cores_busy": round(busy, 3),
     }
 
