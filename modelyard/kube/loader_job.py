@@ -167,7 +167,7 @@ def _pod_spec(order: Order, cache: CacheSpec, secret: _SecretRef | None, node: s
         "terminationGracePeriodSeconds": 10,
         "securityContext": _pod_security(cache),
         "nodeSelector": dict(cache.node_selector),
-        **({"affinity": _on_node(node)} if node else {}),
+        **({"affinity": on_node(node)} if node else {}),
         "tolerations": [dict(toleration) for toleration in cache.tolerations],
         "containers": [_container(order, cache, secret)],
         "volumes": [
@@ -178,7 +178,7 @@ def _pod_spec(order: Order, cache: CacheSpec, secret: _SecretRef | None, node: s
     }
 
 
-def _on_node(name: str) -> Manifest:
+def on_node(name: str) -> Manifest:
     """Not ``nodeName``, which goes past the scheduler: a claim that waits for its first pod would wait for ever."""
     term = {"matchFields": [{"key": "metadata.name", "operator": "In", "values": [name]}]}
     return {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [term]}}}

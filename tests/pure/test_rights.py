@@ -39,13 +39,20 @@ def test_no_role_has_a_wildcard_or_gives_rights_away(role: Manifest) -> None:
         assert "*" not in {group, resource, verb}
         assert verb not in {"escalate", "bind", "impersonate", "deletecollection"}
         assert group != "rbac.authorization.k8s.io"
-        assert resource not in CLOSED - {"secrets"}
+        assert resource not in CLOSED - {"secrets", "serviceaccounts"}
 
 
 @pytest.mark.parametrize("role", ROLES, ids=name)
 def test_secrets_are_never_listed_and_never_reached_cluster_wide(role: Manifest) -> None:
     verbs = {verb for _, resource, verb in granted(role) if resource == "secrets"}
     assert verbs <= ({"get", "create", "patch"} if role["kind"] == "Role" else set())
+
+
+@pytest.mark.parametrize("role", ROLES, ids=name)
+def test_service_accounts_are_read_by_name_in_one_namespace(role: Manifest) -> None:
+    """One says which pull secrets its pods have, by name."""
+    verbs = {verb for _, resource, verb in granted(role) if resource == "serviceaccounts"}
+    assert verbs <= ({"get"} if role["kind"] == "Role" else set())
 
 
 @pytest.mark.parametrize("role", ROLES, ids=name)

@@ -1,0 +1,130 @@
+"""What a pod that serves a model's image must look like, as KServe's webhook made it: read back, never presumed. Pure."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from modelyard.models import Value
+from modelyard.plans.model_image import ImageFacts, ImageFile
+from modelyard.plans.serving import Mode, ServeRequest
+
+MODEL_PATH = "/mnt/models"
+SERVER = "kserve-container"
+MODELCAR, MODELCAR_INIT = "modelcar", "modelcar-init"
+_POLICY = "IfNotPresent"
+Pod = Mapping[str, Any]
+
+
+class ServingPod(Value):
+    """One pod that serves the image. ``files`` and ``bytes`` are what a look at its mounts saw; None: it was not looked at."""
+
+    name: str
+    node: str
+    files: int | None = None
+    bytes: int | None = None
+    notes: tuple[str, ...] = ()
+
+
+def serves(pod: Pod, request: ServeRequest) -> bool:
+    """Whether the pod has the request's image, in its mode: the service's pods of before have another."""
+    image = str(request.image)
+    if request.mode is Mode.MODELCAR:
+        return any(each["name"] == MODELCAR and each["image"] == image for each in pod["spec"]["containers"])
+    return any((each.get("image") or {}).get("reference") == image for each in pod["spec"].get("volumes", []))
+
+
+def pod_findings(pod: Pod, request: ServeRequest) -> list[str]:
+    """What of the pod's spec keeps the model from being served as it should be."""
+    return _modelcar_findings(pod) if request.mode is Mode.MODELCAR else _native_findings(pod, str(request.image))
+
+
+def _modelcar_findings(pod: Pod) -> list[str]:
+    spec = pod["spec"]
+    found = [] if spec.get("shareProcessNamespace") is True else ["shareProcessNamespace is not true: the server cannot reach the files"]
+    containers = {each["name"]: each for each in (*spec.get("initContainers", ()), *spec["containers"])}
+    for name in (MODELCAR_INIT, MODELCAR):
+        if name not in containers:
+            found.append(f"there is no container {name}")
+        elif (policy := containers[name].get("imagePullPolicy")) != _POLICY:
+            found.append(f"the pull policy of container {name} is {policy}, not {_POLICY}")
+    return found
+
+
+def _native_findings(pod: Pod, image: str) -> list[str]:
+    volumes = {
+        each["name"]: each["image"] for each in pod["spec"].get("volumes", ()) if (each.get("image") or {}).get("reference") == image
+    }
+    found = [
+        f"the pull policy of volume {name} is {volume.get('pullPolicy')}, not {_POLICY}"
+        for name, volume in volumes.items()
+        if volume.get("pullPolicy") != _POLICY
+    ]
+    server: Pod = next((each for each in pod["spec"]["containers"] if each["name"] == SERVER), {})
+    mounts = [each for each in server.get("volumeMounts", ()) if each["name"] in volumes]
+    if not any(each.get("subPath") == "models" and each["mountPath"] == MODEL_PATH for each in mounts):
+        found.append(f"container {SERVER} does not mount the image's models directory at {MODEL_PATH}")
+    return found
+
+
+def digest_note(pod: Pod, image: ImageFacts) -> str | None:
+    """What to know if the node runs another image under this reference than the registry holds now."""
+    statuses = (pod.get("status") or {}).get("containerStatuses") or []
+    ids = [each.get("imageID", "") for each in statuses if each["name"] == MODELCAR]
+    digest = ids[0].rpartition("@")[2] if ids and "@" in ids[0] else ""
+    if not digest or digest in image.digests:
+        return None
+    return (
+        f"node {pod['spec'].get('nodeName')} runs {digest}, the registry has {image.digest} now: the tag was moved after the node pulled it"
+    )
+
+
+# A look at the mounts ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What a container sees below the model's path: the listing, as far as it fitted into a message, and its digest."""
+
+    files: int
+    digest: str
+    listing: tuple[ImageFile, ...]
+    whole: bool
+
+
+def parse_look(message: str) -> Seen:
+    """What the look's script wrote: ``<count> <SHA-256 of the listing>``, then lines of the listing, ``<size> ./<path>``.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    head, _, rest = message.partition("\n")
+    count, _, digest = head.partition(" ")
+    lines = rest.split("\n")[:-1]  # the last one may be cut
+    files = []
+    for line in lines:
+        size, _, path = line.partition(" ")
+        files.append(ImageFile(path=path.removeprefix("./"), size=int(size)))
+    return Seen(int(count), digest.strip(), tuple(files), whole=len(files) == int(count))
+
+
+def listing(files: tuple[ImageFile, ...]) -> str:
+    """The listing that a container sees that has these files: sorted as ``LC_ALL=C sort`` does."""
+    return "".join(sorted((f"{file.size} ./{file.path}\n" for file in files), key=lambda line: line.encode(errors="surrogateescape")))
+
+
+def differences(files: tuple[ImageFile, ...], seen: Seen) -> list[str]:
+    """In what the files that a container sees differ from the image's; empty if in nothing."""
+    if seen.whole:
+        held, there = {file.path: file.size for file in files}, {file.path: file.size for file in seen.listing}
+        return [
+            *(f"{path} is not there" for path in sorted(held.keys() - there.keys())),
+            *(f"{path} is there, and not in the image" for path in sorted(there.keys() - held.keys())),
+            *(
+                f"{path} has {there[path]} bytes, not {held[path]}"
+                for path in sorted(held.keys() & there.keys())
+                if held[path] != there[path]
+            ),
+        ]
+    expected = hashlib.sha256(listing(files).encode(errors="surrogateescape")).hexdigest()
+    return [] if seen.digest == expected else [f"{seen.files} files are there, {len(files)} in the image, or their sizes differ"]

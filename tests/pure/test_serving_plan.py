@@ -1,0 +1,281 @@
+"""Serving a modelcar: what is refused, with its reason, what is only noted, and what is read back from pods."""
+
+import hashlib
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from modelyard.errors import Refused
+from modelyard.images.descriptors import Platform
+from modelyard.images.references import Reference
+from modelyard.plans.model_image import ImageFacts, ImageFile
+from modelyard.plans.nodes import NodeFacts
+from modelyard.plans.serving import Mode, PullSecret, ServeFacts, ServePlan, ServeRequest, plan_serving
+from modelyard.plans.serving_pods import differences, digest_note, listing, parse_look, pod_findings, serves
+from modelyard.serving.diagnose import diagnose_crash, diagnose_service
+from modelyard.serving.look import twin_job
+
+DIGEST = f"sha256:{'a' * 64}"
+FILES = (ImageFile(path="config.json", size=2), ImageFile(path="sub/model.safetensors", size=7))
+IMAGE = ImageFacts(
+    digest=DIGEST, digests=(DIGEST,), platforms=(Platform(architecture="amd64"),), bytes=4096, files=FILES, lacks=(), public=True
+)
+AMD = NodeFacts("amd", labels={"kubernetes.io/arch": "amd64"})
+ARM = NodeFacts("arm", labels={"kubernetes.io/arch": "arm64", "pool": "arm"})
+FACTS = ServeFacts(image=IMAGE, section={"enableModelcar": True}, account_exists=True, nodes=(AMD, ARM))
+
+
+def request(image: str = "registry.example/m:v1", mode: Mode = Mode.MODELCAR, **more: Any) -> ServeRequest:
+    told: dict[str, Any] = {"name": "llama", "namespace": "team", "model_format": "sklearn"} | more
+    return ServeRequest(image=Reference.parse(image), mode=mode, **told)
+
+
+def test_the_service() -> None:
+    plan = plan_serving(request(runtime="own", resources={"cpu": "1"}, pull_secrets=("pull",)), FACTS)
+    assert plan.approved() == IMAGE
+    assert plan.manifest["spec"]["predictor"] == {
+        "minReplicas": 1,
+        "model": {
+            "modelFormat": {"name": "sklearn"},
+            "storageUri": "oci://registry.example/m:v1",
+            "runtime": "own",
+            "resources": {"requests": {"cpu": "1"}, "limits": {"cpu": "1"}},
+        },
+        "imagePullSecrets": [{"name": "pull"}],
+    }
+
+
+@pytest.mark.parametrize(
+    ("image", "mode", "uri"),
+    [
+        (f"registry.example/m@{DIGEST}", Mode.MODELCAR, f"oci://registry.example/m@{DIGEST}"),
+        (f"registry.example/m:latest@{DIGEST}", Mode.MODELCAR, f"oci://registry.example/m:latest@{DIGEST}"),
+        ("registry.example:5000/m:1.0", Mode.NATIVE, "oci+native://registry.example:5000/m:1.0"),
+    ],
+)
+def test_a_digest_or_a_specific_tag_is_taken(image: str, mode: Mode, uri: str) -> None:
+    plan = plan_serving(request(image, mode), FACTS)
+    assert plan.problems == ()
+    assert plan.manifest["spec"]["predictor"]["model"]["storageUri"] == uri
+
+
+def live(**metadata: Any) -> dict[str, Any]:
+    return {"metadata": {"name": "llama", "namespace": "team", **metadata}}
+
+
+REFUSED = [
+    pytest.param(request("registry.example/m"), replace(FACTS, image=None), "no tag makes Kubernetes' pull policy Always", id="no tag"),
+    pytest.param(request("registry.example/m:latest"), replace(FACTS, image=None), "the tag latest makes .* Always", id="latest"),
+    pytest.param(request(name="Llama_3"), FACTS, "must be 1 to 50 lower-case letters", id="a name that KServe does not take"),
+    pytest.param(request(), replace(FACTS, image=None), "is not in the registry", id="no image"),
+    pytest.param(
+        request(),
+        replace(FACTS, image=IMAGE.model_copy(update={"lacks": ("sh", "ln")})),
+        "has no sh, ln, which a modelcar runs",
+        id="no shell",
+    ),
+    pytest.param(
+        request(node_selector={"pool": "arm"}), FACTS, "is for linux/amd64, which none of the nodes is", id="no node of its platform"
+    ),
+    pytest.param(request(), replace(FACTS, section={}), "run enable-modelcars first", id="disabled"),
+    pytest.param(request(mode=Mode.NATIVE), replace(FACTS, section={}), "run enable-modelcars first", id="disabled, for native too"),
+    pytest.param(
+        request(), replace(FACTS, section={"ociModelMode": "native"}), r"takes oci:// for native here", id="oci:// means something else"
+    ),
+    pytest.param(
+        request(service_account="x"), replace(FACTS, account_exists=False), "ServiceAccount/team/x: is not there", id="no account"
+    ),
+    pytest.param(request(), replace(FACTS, live=live()), "was not made by Modelyard, so it is not changed", id="the service of others"),
+    pytest.param(
+        request(), replace(FACTS, live=live(deletionTimestamp="x"), live_is_ours=True), "is being deleted", id="one that is going"
+    ),
+]
+
+
+@pytest.mark.parametrize(("wanted", "facts", "words"), REFUSED)
+def test_refused(wanted: ServeRequest, facts: ServeFacts, words: str) -> None:
+    with pytest.raises(Refused, match=words):
+        plan_serving(wanted, facts).approved()
+
+
+def test_all_that_stands_against_it_is_told_at_once() -> None:
+    facts = replace(FACTS, image=None, section={}, account_exists=False)
+    assert len(plan_serving(request("registry.example/m:latest", name="L"), facts).problems) == 4
+
+
+def test_a_native_image_needs_no_shell() -> None:
+    facts = replace(FACTS, image=IMAGE.model_copy(update={"lacks": ("sh",)}))
+    assert plan_serving(request(mode=Mode.NATIVE), facts).problems == ()
+
+
+PRIVATE = replace(FACTS, image=IMAGE.model_copy(update={"public": False}))
+OTHER = PullSecret("hub", ("docker.io",))
+
+
+@pytest.mark.parametrize(
+    ("wanted", "secrets", "problem", "note"),
+    [
+        pytest.param(request(), (), "has no pull secret, and registry.example asks for one", None, id="none"),
+        pytest.param(request(), (OTHER,), r"has pull secrets \(hub\), and none for registry.example", None, id="of another registry"),
+        pytest.param(request(), (OTHER, PullSecret("ours", ("registry.example",))), None, None, id="one covers it"),
+        pytest.param(request(), (OTHER, PullSecret("ours")), None, "whether ours has credentials", id="one may not be read"),
+        pytest.param(request(nodes_have_credentials=True), (), None, None, id="the nodes have credentials"),
+        pytest.param(request("1.dkr.ecr.eu-west-1.amazonaws.com/m:v1"), (), None, "credentials of their cloud", id="a cloud's registry"),
+    ],
+)
+def test_pull_secrets(wanted: ServeRequest, secrets: tuple[PullSecret, ...], problem: str | None, note: str | None) -> None:
+    plan: ServePlan = plan_serving(wanted, replace(PRIVATE, pull_secrets=secrets))
+    if problem:
+        with pytest.raises(Refused, match=problem):
+            plan.approved()
+    else:
+        assert plan.problems == ()
+    assert [note for each in plan.notes if note and note in each] == ([note] if note else [])
+
+
+def test_a_service_account_that_may_not_be_read_is_told_of() -> None:
+    plan = plan_serving(request(), replace(PRIVATE, account_exists=None))
+    assert plan.problems == ()
+    assert "may not read their service account" in " ".join(plan.notes)
+
+
+# Pods -------------------------------------------------------------------------------------------------------------------
+
+
+def modelcar_pod(**changes: Any) -> dict[str, Any]:
+    car = {"image": "registry.example/m:v1", "imagePullPolicy": "IfNotPresent"}
+    mounts = [{"name": "kserve-provision-location", "mountPath": "/mnt"}]
+    token = {"name": "kube-api-access-x", "mountPath": "/var/run/secrets/kubernetes.io/serviceaccount"}
+    spec = {
+        "nodeName": "amd",
+        "shareProcessNamespace": True,
+        "serviceAccountName": "default",
+        "initContainers": [{"name": "modelcar-init", **car, "volumeMounts": [token]}],
+        "containers": [
+            {
+                "name": "kserve-container",
+                "image": "runtime:1",
+                "securityContext": {"runAsUser": 1010},
+                "resources": {"limits": {"nvidia.com/gpu": "1"}},
+                "env": [{"name": "SECRET", "value": "x"}],
+                "volumeMounts": [*mounts, token],
+            },
+            {"name": "modelcar", **car, "volumeMounts": [*mounts, token]},
+        ],
+        "volumes": [{"name": "kserve-provision-location", "emptyDir": {}}, {"name": "kube-api-access-x", "projected": {}}],
+        **changes,
+    }
+    return {"metadata": {"name": "llama-predictor-0", "namespace": "team"}, "spec": spec}
+
+
+def native_pod(policy: str = "IfNotPresent", **mount: Any) -> dict[str, Any]:
+    told = {"name": "mnt-models", "mountPath": "/mnt/models", "subPath": "models", **mount}
+    volume = {"name": "mnt-models", "image": {"reference": "registry.example/m:v1", "pullPolicy": policy}}
+    return {"spec": {"nodeName": "amd", "containers": [{"name": "kserve-container", "volumeMounts": [told]}], "volumes": [volume]}}
+
+
+@pytest.mark.parametrize(
+    ("pod", "mode", "findings"),
+    [
+        pytest.param(modelcar_pod(), Mode.MODELCAR, [], id="a modelcar"),
+        pytest.param(
+            modelcar_pod(shareProcessNamespace=False),
+            Mode.MODELCAR,
+            ["shareProcessNamespace is not true: the server cannot reach the files"],
+            id="processes are not shared",
+        ),
+        pytest.param(modelcar_pod(initContainers=[]), Mode.MODELCAR, ["there is no container modelcar-init"], id="not fetched before"),
+        pytest.param(native_pod(), Mode.NATIVE, [], id="mounted"),
+        pytest.param(native_pod("Always"), Mode.NATIVE, ["the pull policy of volume mnt-models is Always, not IfNotPresent"], id="Always"),
+        pytest.param(
+            native_pod(subPath=None),
+            Mode.NATIVE,
+            ["container kserve-container does not mount the image's models directory at /mnt/models"],
+            id="mounted whole",
+        ),
+    ],
+)
+def test_what_is_read_back_from_a_pod(pod: dict[str, Any], mode: Mode, findings: list[str]) -> None:
+    assert serves(pod, request(mode=mode))
+    assert pod_findings(pod, request(mode=mode)) == findings
+    assert not serves(pod, request("registry.example/m:v2", mode))
+
+
+def test_a_node_with_another_image_of_the_tag_is_told_of() -> None:
+    pod = modelcar_pod()
+    pod["status"] = {"containerStatuses": [{"name": "modelcar", "imageID": f"registry.example/m@sha256:{'b' * 64}"}]}
+    assert "the tag was moved" in (digest_note(pod, IMAGE) or "")
+    pod["status"]["containerStatuses"][0]["imageID"] = f"registry.example/m@{DIGEST}"
+    assert digest_note(pod, IMAGE) is None
+
+
+def test_a_twin_has_what_the_webhook_made_and_nothing_else_of_the_server() -> None:
+    spec = twin_job(modelcar_pod(), "llama")["spec"]["template"]["spec"]
+    looker, car = spec["containers"]
+    assert (spec["shareProcessNamespace"], spec["automountServiceAccountToken"]) == (True, False)
+    assert (looker["image"], looker["securityContext"]) == ("runtime:1", {"runAsUser": 1010})
+    assert "env" not in looker
+    assert "nvidia.com/gpu" not in looker["resources"]["limits"]
+    assert [each["name"] for each in spec["volumes"]] == ["kserve-provision-location", "look"]
+    assert [each["mountPath"] for each in looker["volumeMounts"]] == ["/mnt", "/tmp"]  # noqa: S108
+    assert [each["name"] for each in car["volumeMounts"]] == ["kserve-provision-location"]
+
+
+def message(files: tuple[ImageFile, ...], kept: int | None = None) -> str:
+    text = listing(files)
+    return f"{len(files)} {hashlib.sha256(text.encode()).hexdigest()}\n{text[:kept]}"
+
+
+@pytest.mark.parametrize(
+    ("seen", "expected"),
+    [
+        pytest.param(FILES, [], id="the same"),
+        pytest.param(FILES[:1], ["sub/model.safetensors is not there"], id="one is missing"),
+        pytest.param((*FILES, ImageFile(path="x", size=1)), ["x is there, and not in the image"], id="one too many"),
+        pytest.param((FILES[0], ImageFile(path="sub/model.safetensors", size=6)), ["sub/model.safetensors has 6 bytes, not 7"], id="cut"),
+    ],
+)
+def test_files_seen_in_a_pod(seen: tuple[ImageFile, ...], expected: list[str]) -> None:
+    assert differences(FILES, parse_look(message(seen))) == expected
+
+
+def test_a_listing_that_does_not_fit_is_compared_by_its_digest() -> None:
+    many = tuple(ImageFile(path=f"part-{number}.bin", size=number) for number in range(500))
+    assert differences(many, parse_look(message(many, kept=100))) == []
+    other = (*many[:-1], ImageFile(path="part-499.bin", size=1))
+    assert differences(many, parse_look(message(other, kept=100))) == ["500 files are there, 500 in the image, or their sizes differ"]
+
+
+# Diagnoses --------------------------------------------------------------------------------------------------------------
+
+
+def crashing(container: str, text: str, **more: Any) -> dict[str, Any]:
+    ended = {"terminated": {"exitCode": 1, "reason": "Error", "message": text}}
+    status = {"name": container, "state": {"waiting": {"reason": "CrashLoopBackOff"}}, "lastState": ended, "restartCount": 2, **more}
+    return {"status": {"initContainerStatuses": [status]}}
+
+
+@pytest.mark.parametrize(
+    ("pod", "words", "permanent"),
+    [
+        pytest.param(crashing("modelcar-init", "NOK ... (/models does not exist or is empty)"), "build-modelcar", True, id="no models"),
+        pytest.param(crashing("modelcar-init", 'exec: "sh": executable file not found in $PATH'), "has no shell", True, id="no shell"),
+        pytest.param(crashing("kserve-container", "no model yet"), "once or twice", False, id="a server that came first"),
+        pytest.param(crashing("kserve-container", "no model yet", restartCount=9), "again and again", True, id="a server that never comes"),
+    ],
+)
+def test_a_container_that_ends_again_and_again(pod: dict[str, Any], words: str, permanent: bool) -> None:  # noqa: FBT001
+    found = diagnose_crash(pod)
+    assert found
+    assert words in str(found)
+    assert found.permanent is permanent
+
+
+def test_a_missing_runtime() -> None:
+    failure = {"reason": "NoSupportingRuntime", "message": "No runtime found to support predictor"}
+    found = diagnose_service({"status": {"modelStatus": {"transitionStatus": "InvalidSpec", "lastFailureInfo": failure}}})
+    assert found
+    assert found.permanent
+    assert "make a ServingRuntime for this format" in str(found)
+    assert diagnose_service({"status": {"modelStatus": {"transitionStatus": "UpToDate", "lastFailureInfo": failure}}}) is None
