@@ -22,7 +22,10 @@ MAX_REFERRER = 64 * 1024 * 1024
 
 
 class Referrers:
-    """The referrers of one manifest. ``artifact_type`` is that of those that matter; others are kept and passed over."""
+    """The referrers of one manifest. Those that matter have one layer, of the type ``artifact_type``; others are kept and passed over.
+
+    Registries' lists cannot be asked for the type: some put that of the config there.
+    """
 
     def __init__(self, repository: Repository, subject: Descriptor, artifact_type: str) -> None:
         self._repository, self._subject, self._type = repository, subject, artifact_type
@@ -32,7 +35,7 @@ class Referrers:
         """The content of each referrer of the type; one that is gone, or is not what it should be, is passed over."""
         listed = self._listed()
         for each in listed if listed is not None else self._tagged():
-            if each.get("artifactType") == self._type and (content := self._content(str(each.get("digest")))) is not None:
+            if (content := self._content(str(each.get("digest")))) is not None:
                 yield content
 
     def add(self, content: bytes, annotations: Mapping[str, str]) -> None:
