@@ -84,7 +84,7 @@ class FileHashes:
         return f"{self._expected.algorithm} is {actual}, the source says {self._expected.value}"
 
     def record(self, file: SourceFile, count: int) -> FileRecord:
-        """The record of ``file``, of which ``count`` bytes came by, after its size and checksum agreed with the source's.
+        """The record of ``file``, of which ``count`` bytes came by, after its size, checksum and known SHA-256 agreed with the source's.
 
         Raises:
             ContentMismatch: they did not; the file has to be fetched again from the first byte.
@@ -93,6 +93,8 @@ class FileHashes:
             raise ContentMismatch(f"{file.path}: {count} bytes arrived, {file.size} were listed")
         if difference := self.mismatch():
             raise ContentMismatch(f"{file.path}: {difference}")
+        if file.sha256 not in {None, self.sha256}:
+            raise ContentMismatch(f"{file.path}: SHA-256 is {self.sha256}, {file.sha256} is what was written down of it")
         return FileRecord(
             path=file.path,
             size=file.size,

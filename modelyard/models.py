@@ -6,6 +6,7 @@ files of a listing are slotted dataclasses, because their memory is counted.
 
 from __future__ import annotations
 
+import base64
 import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -83,16 +84,71 @@ class S3Location(Value):
         stripped = self.prefix.strip("/")
         return f"{stripped}/" if stripped else ""
 
+    @property
+    def last_name(self) -> str:
+        """The last directory of the path: a version's name where none is given."""
+        return self.directory.rstrip("/").rpartition("/")[2]
+
+
+class OciLocation(Value):
+    """An image in a registry whose files below ``models/`` are the model's. ``digest`` pins it; ``tag`` must still name that. No secret."""
+
+    kind: Literal["oci"] = "oci"
+    host: str
+    repository: str
+    tag: str | None = None
+    digest: str | None = None
+    plain_http: bool = False
+
+    @property
+    def uri(self) -> str:
+        """``oci://host/repository:tag@digest`` for people and records."""
+        tag = f":{self.tag}" if self.tag else ""
+        return f"oci://{self.host}/{self.repository}{tag}" + (f"@{self.digest}" if self.digest else "")
+
+    @property
+    def last_name(self) -> str:
+        """The tag: a version's name where none is given."""
+        return self.tag or ""
+
+
+class ClaimLocation(Value):
+    """A version that lies on a cache's claim."""
+
+    kind: Literal["pvc"] = "pvc"
+    claim: str
+    model: ModelRef
+
+    @property
+    def uri(self) -> str:
+        """``pvc://claim/model/version``, as serving systems write it."""
+        return f"pvc://{self.claim}/{self.model.name}/{self.model.version}"
+
+    @property
+    def last_name(self) -> str:
+        """The version's own name."""
+        return self.model.version
+
+
+#: Where a version on a volume came from.
+Origin = Annotated[S3Location | OciLocation, Field(discriminator="kind")]
+#: Where a modelcar's files are read.
+BuildSource = Annotated[S3Location | OciLocation | ClaimLocation, Field(discriminator="kind")]
+
 
 @dataclass(frozen=True, slots=True, order=True)
 class SourceFile:
-    """One file as its source lists it, before any byte is read. ``version_id`` or ``etag`` pins the bytes."""
+    """One file as its source lists it, before any byte is read. ``version_id`` or ``etag`` pins the bytes.
+
+    ``sha256`` (hex) is what the bytes must have, where that is known before they are read.
+    """
 
     path: str
     size: int
     etag: str | None = None
     version_id: str | None = None
     storage_class: str | None = None
+    sha256: str | None = None
 
 
 class Listing(Value):
@@ -122,6 +178,11 @@ class Checksum(Value):
     algorithm: Literal["CRC64NVME", "CRC32", "CRC32C", "SHA1", "SHA256", "MD5"]
     value: str
 
+    @classmethod
+    def of_sha256(cls, digest: str) -> Self:
+        """The checksum that a SHA-256 in hex is."""
+        return cls(algorithm="SHA256", value=base64.b64encode(bytes.fromhex(digest)).decode())
+
 
 class FileRecord(Value):
     """One file of a manifest: what lies on the volume, and the identity that its source gave these bytes."""
@@ -140,7 +201,7 @@ class Manifest(Value):
     schema_version: Literal[1] = Field(default=1, alias="schemaVersion")
     model: str
     version: str
-    source: S3Location
+    source: Origin
     listing_digest: str = Field(alias="listingDigest")
     digest: str
     bytes: int
@@ -152,7 +213,7 @@ class Manifest(Value):
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
     @classmethod
-    def of(cls, ref: ModelRef, source: S3Location, listing_digest: str, files: Iterable[FileRecord], created: datetime) -> Self:
+    def of(cls, ref: ModelRef, source: Origin, listing_digest: str, files: Iterable[FileRecord], created: datetime) -> Self:
         """The manifest of ``files``, sorted by path."""
         records = tuple(sorted(files, key=lambda record: record.path.encode()))
         return cls(

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Generic, Self, TypeVar
 
 from pydantic import Field, model_validator
 
-from modelyard.models import Listing, ModelRef, Pin, S3Location, Value, WeightPolicy
+from modelyard.models import Listing, ModelRef, Origin, Pin, S3Location, Value, WeightPolicy
 from modelyard.names import job_name, preload_job_name
 
 
@@ -79,8 +79,9 @@ class LoadSpec(Order):
     command: ClassVar[str] = "preload"
 
     model: ModelRef
-    source: S3Location
+    source: Origin
     listing: Listing
+    digest: str | None = None  # of the files, where their SHA-256s are known before they are read
     headroom: int = Field(default=0, ge=0)
     verify: VerifyLevel = VerifyLevel.SIZES
     weights: WeightPolicy = WeightPolicy.SCAN
@@ -252,6 +253,13 @@ class RemoveSpec(Order):
         return {"model": self.model.name, "version": self.model.version}
 
 
+class RegistryAddress(Value):
+    """Which registry may be read."""
+
+    host: str
+    plain_http: bool = False
+
+
 class DamageEntry(Value):
     """One thing that a verification found: a damaged or missing file of a version, or one that is none of ours."""
 
@@ -301,8 +309,8 @@ class VerifySpec(Order):
     """Read the volume's versions (or those of ``models``) again and compare with their manifests.
 
     ``share`` of the bytes, above 0 up to 1, is read; which files, ``seed`` decides, so that many runs come round to all of
-    them. With ``repair`` damaged files are fetched anew from the objects that their manifests pin, at ``source``: its
-    endpoint, region and bucket; a manifest, which whoever writes to the volume can change, never says whom credentials go to.
+    them. With ``repair`` damaged files are fetched anew from what their manifests pin, at ``source`` (its endpoint, region and
+    bucket) or from ``registry``; a manifest, which whoever writes to the volume can change, never says whom credentials go to.
     """
 
     command: ClassVar[str] = "verify"
@@ -312,11 +320,12 @@ class VerifySpec(Order):
     seed: int = Field(default=0, ge=0)
     repair: bool = False
     source: S3Location | None = None
+    registry: RegistryAddress | None = None
 
     @model_validator(mode="after")
     def _repairs_from_somewhere(self) -> Self:
-        if self.repair and self.source is None:
-            raise ValueError("a repair needs a source to fetch from")
+        if self.repair and self.source is None and self.registry is None:
+            raise ValueError("a repair needs a source or a registry to fetch from")
         return self
 
     def job_name(self, claim: str, run_id: str) -> str:

@@ -30,6 +30,8 @@ _KEPT = ("architecture", "os", "os.version", "os.features", "variant", "config")
 FILES = "dev.modelyard.files"
 _RECIPE = "dev.modelyard.recipe"
 SOURCE = "dev.modelyard.source"
+#: The digest of the model's files, as a preload of them has it.
+CONTENT = "dev.modelyard.digest"
 _RECORDS = TypeAdapter(tuple[FileRecord, ...])
 
 

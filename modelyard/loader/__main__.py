@@ -20,11 +20,11 @@ from modelyard.loader.inspect import inspect
 from modelyard.loader.preload import preload
 from modelyard.loader.progress import say
 from modelyard.loader.remove import remove
+from modelyard.loader.sources import open_source
 from modelyard.loader.tuning import Tuning
 from modelyard.loader.verify import verify
-from modelyard.models import S3Location, Value
+from modelyard.models import Value
 from modelyard.orders import InspectSpec, LoadSpec, RemoveSpec, VerifySpec
-from modelyard.sources.s3 import S3Source, s3_client
 from modelyard.storage_orders import CheckSpec
 
 EXIT_PERMANENT = 1
@@ -51,7 +51,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _preload(text: str, root: Path) -> Value:
     spec = LoadSpec.model_validate_json(text)
-    return preload(spec, root, S3Source(spec.source, s3_client(spec.source), spec.pin), Tuning.from_environment(os.environ))
+    return preload(spec, root, open_source(spec.source, spec.pin), Tuning.from_environment(os.environ))
 
 
 def _inspect(text: str, root: Path) -> Value:
@@ -63,11 +63,7 @@ def _remove(text: str, root: Path) -> Value:
 
 
 def _verify(text: str, root: Path) -> Value:
-    return verify(VerifySpec.model_validate_json(text), root, _source, Tuning.from_environment(os.environ))
-
-
-def _source(location: S3Location) -> S3Source:
-    return S3Source(location, s3_client(location))
+    return verify(VerifySpec.model_validate_json(text), root, open_source, Tuning.from_environment(os.environ))
 
 
 def _check(text: str, root: Path) -> Value:

@@ -1,7 +1,8 @@
 """Hard-link what another version of the model on the volume has already, instead of fetching it once more.
 
 A link publishes bytes that are not fetched, so it needs two proofs: the source says that they are the same (the very same object, or
-another one whose ETag and checksum of the whole are both those of the record), and the volume still holds them (their SHA-256).
+another one whose ETag and checksum of the whole are both those of the record, or it tells their SHA-256), and the volume still holds
+them (their SHA-256).
 """
 
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from modelyard.loader.checksums import sha256_of
 from modelyard.loader.journal import Journal, same_bytes
 from modelyard.loader.layout import Layout, make_directories, read_manifest, refuse_links, tampering
 from modelyard.loader.progress import Reread, say
-from modelyard.models import Checksum, FileRecord, Manifest, ModelRef, S3Location, SourceFile
+from modelyard.models import Checksum, FileRecord, Manifest, ModelRef, Origin, S3Location, SourceFile
 from modelyard.names import name_problem
 from modelyard.sources.base import Source
 
@@ -21,7 +22,7 @@ from modelyard.sources.base import Source
 _MOST_QUESTIONS = 1000
 
 
-def link_unchanged(layout: Layout, journal: Journal, files: list[SourceFile], location: S3Location, source: Source) -> int:
+def link_unchanged(layout: Layout, journal: Journal, files: list[SourceFile], location: Origin, source: Source) -> int:
     """Link what the source says are the very same bytes as another version's, and say so in the journal; how many bytes."""
     wanted = {file.path: file for file in files if file.size and not journal.record(file)}
     asked, linked = _Asked(source), list[FileRecord]()
@@ -29,16 +30,25 @@ def link_unchanged(layout: Layout, journal: Journal, files: list[SourceFile], lo
         here = _place(manifest.source) == _place(location)
         for record in sorted(manifest.files, key=lambda record: record.size, reverse=True):
             file = wanted.get(record.path)
-            if file and ((here and same_bytes(record, file)) or asked.same_bytes(record, file)) and _link(layout, manifest, record):
+            if file and _is_same(record, file, asked, here=here) and _link(layout, manifest, record):
                 del wanted[record.path]
                 linked.append(_record(record, file))
     journal.add_files(linked)
     return sum(record.size for record in linked)
 
 
-def _place(location: S3Location) -> tuple[str | None, str, str]:
-    """What makes a path one key of one bucket: VersionIds and ETags mean the same object only there."""
-    return location.endpoint_url, location.bucket, location.directory
+def _is_same(record: FileRecord, file: SourceFile, asked: "_Asked", *, here: bool) -> bool:
+    """Whether the source says so; where it tells the SHA-256, that decides alone."""
+    if file.sha256:
+        return (file.sha256, file.size) == (record.sha256, record.size)
+    return (here and same_bytes(record, file)) or asked.same_bytes(record, file)
+
+
+def _place(location: Origin) -> tuple[str | None, str, str]:
+    """What makes a path one key of one bucket, or one file of a repository: VersionIds and ETags mean the same object only there."""
+    if isinstance(location, S3Location):
+        return location.endpoint_url, location.bucket, location.directory
+    return None, location.host, location.repository
 
 
 def _record(record: FileRecord, file: SourceFile) -> FileRecord:

@@ -85,7 +85,8 @@ def published(layout: Layout, spec: LoadSpec) -> Manifest:
     manifest = read_manifest(layout.manifest)
     if manifest is None:
         raise VolumeUnusable(f"{layout.manifest}: vanished while it was read; run the preload again")
-    if manifest.listing_digest != spec.listing.digest:
+    # Of another source, it is the same version if the files are known to be.
+    if manifest.listing_digest != spec.listing.digest and manifest.digest != spec.digest:
         raise VersionConflict(
             f"{spec.model}: is on the volume already, made from {manifest.source.uri} when its listing was {manifest.listing_digest};"
             f" now {spec.source.uri} lists {spec.listing.digest}. A version never changes in place: preload it under a new version"

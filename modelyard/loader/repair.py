@@ -18,20 +18,22 @@ from modelyard.loader.lock import alone
 from modelyard.loader.progress import ProgressLog
 from modelyard.loader.survey import Believed, Finding
 from modelyard.loader.tuning import Tuning
-from modelyard.models import FileRecord, ModelRef, S3Location, SourceFile, content_digest
+from modelyard.models import FileRecord, ModelRef, Origin, S3Location, SourceFile, content_digest
+from modelyard.orders import RegistryAddress
 from modelyard.sources.base import Source
 
-SourceOf = Callable[[S3Location], Source]
+SourceOf = Callable[[Origin], Source]
 #: What is the matter with one object; anything else is the matter with the whole source, or with the volume.
 _OF_ONE_FILE = (SourceChanged, SourceMissing, ContentMismatch)
 
 
 @dataclass(slots=True)
 class Repair:
-    """Repairs findings in place, and says of each that it did, or why not. ``source`` is the bucket that may be read."""
+    """Repairs findings in place, and says of each that it did, or why not. ``source`` and ``registry`` may be read."""
 
     root: Path
-    source: S3Location
+    source: S3Location | None
+    registry: RegistryAddress | None
     source_of: SourceOf
     tuning: Tuning
     _mended: dict[str, Path] = field(default_factory=dict)  # by SHA-256: where this run has put a good copy
@@ -70,20 +72,33 @@ class Repair:
         manifest = read_manifest(layout.manifest)
         if manifest is None or not manifest.digest == content_digest(manifest.files) == digest:
             return "the version was changed while it was verified; verify it again"
-        if manifest.source.bucket != self.source.bucket:
-            return f"it was loaded from {manifest.source.uri}, the source given is bucket {self.source.bucket}: name that bucket's block"
+        location = self._location(manifest.source)
+        if isinstance(location, str):
+            return location
         records = {record.path: record for record in manifest.files}
         wanted = [(finding, records[finding.file]) for finding in damaged if finding.file is not None]
         make_directories(layout.files, layout.root)
         missing = [record for _, record in wanted if not self._link(layout, record)]
-        # The store may have another address by now; the prefix and the pins are the manifest's.
-        location = self.source.model_copy(update={"prefix": manifest.source.prefix})
         reasons = _Staging(layout, self.source_of(location), self.tuning).fetch(missing) if missing else {}
         for finding, record in wanted:
             self._settle(layout, finding, record, reasons)
         sync_file_system(layout.root)
         remove_tree(layout.staging)
         return None
+
+    def _location(self, origin: Origin) -> Origin | str:
+        """Where to fetch from what came from ``origin``, or why not. Only its path and pins are the manifest's, never the address."""
+        if isinstance(origin, S3Location):
+            if self.source and origin.bucket == self.source.bucket:
+                return self.source.model_copy(update={"prefix": origin.prefix})
+            given = f"the source given is bucket {self.source.bucket}" if self.source else "no source was given"
+            return f"it was loaded from {origin.uri}, {given}: name that bucket's block"
+        if self.registry and origin.host == self.registry.host and origin.digest:
+            return origin.model_copy(
+                update={"tag": None, "plain_http": self.registry.plain_http}
+            )  # the digest pins it, wherever the tag is
+        given = f"the registry given is {self.registry.host}" if self.registry else "no registry was given"
+        return f"it was loaded from {origin.uri}, {given}: name that registry's block"
 
     def _link(self, layout: Layout, record: FileRecord) -> bool:
         """Stage a link to a file that was repaired a moment ago; False where there is none, or the file system has no links."""

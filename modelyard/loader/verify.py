@@ -34,8 +34,8 @@ def verify(spec: VerifySpec, root: Path, source_of: SourceOf, tuning: Tuning) ->
     seen = survey(root, spec.models)
     reader = _reread(seen, spec)
     findings = [finding for finding in seen.findings if _lasting(finding, seen)]
-    if spec.repair and spec.source:
-        Repair(root, spec.source, source_of, tuning).run(findings, seen.versions)
+    if spec.repair:
+        Repair(root, spec.source, spec.registry, source_of, tuning).run(findings, seen.versions)
     damage = [finding for finding in findings if not finding.foreign]
     log = EntryLog()
     for verdict in _verdicts(root, seen, damage):

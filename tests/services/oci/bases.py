@@ -44,28 +44,28 @@ def push_base(url: str, repository: str, tag: str, platforms: tuple[str, ...], *
         manifest = {
             "schemaVersion": 2,
             "mediaType": MANIFEST,
-            "config": _descriptor(_CONFIG, push_blob(url, repository, config, **client), config),
-            "layers": [_descriptor(_LAYER, push_blob(url, repository, packed, **client), packed)],
+            "config": descriptor(_CONFIG, push_blob(url, repository, config, **client), config),
+            "layers": [descriptor(_LAYER, push_blob(url, repository, packed, **client), packed)],
         }
         content = json.dumps(manifest).encode()
         digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
-        _put(url, repository, tag if not index else digest, MANIFEST, content, **client)
+        put_manifest(url, repository, tag if not index else digest, MANIFEST, content, **client)
         described = {"platform": {"os": system, "architecture": architecture}}
-        listed.append({**_descriptor(MANIFEST, digest, content), **described})
+        listed.append({**descriptor(MANIFEST, digest, content), **described})
     if not index:
         return str(listed[0]["digest"])
     content = json.dumps({"schemaVersion": 2, "mediaType": INDEX, "manifests": listed}).encode()
-    _put(url, repository, tag, INDEX, content, **client)
+    put_manifest(url, repository, tag, INDEX, content, **client)
     return f"sha256:{hashlib.sha256(content).hexdigest()}"
 
 
-def _put(url: str, repository: str, selector: str, media_type: str, content: bytes, **client: Any) -> None:
+def put_manifest(url: str, repository: str, selector: str, media_type: str, content: bytes, **client: Any) -> None:
     with httpx.Client(timeout=60, **client) as http:
         put = http.put(f"{url}/v2/{repository}/manifests/{selector}", content=content, headers={"Content-Type": media_type})
         assert put.status_code == 201, put.text
 
 
-def _descriptor(media_type: str, digest: str, content: bytes) -> dict[str, Any]:
+def descriptor(media_type: str, digest: str, content: bytes) -> dict[str, Any]:
     return {"mediaType": media_type, "digest": digest, "size": len(content)}
 
 

@@ -7,12 +7,13 @@ import pytest
 from devcluster.packages import install_packages
 from tests.services.fault_proxy import fault_proxy
 from tests.services.oci.registries import own_registry, registry, registry_3, tls_registry
-from tests.services.s3_fixtures import bucket, certificates, s3_api, s3_server, versioned_bucket
+from tests.services.s3_fixtures import bucket, certificates, loader, s3_api, s3_server, versioned_bucket
 
 __all__ = [
     "bucket",
     "certificates",
     "fault_proxy",
+    "loader",
     "own_registry",
     "registry",
     "registry_3",

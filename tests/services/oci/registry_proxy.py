@@ -22,27 +22,31 @@ _HOP = {"connection", "transfer-encoding", "content-length"}
 
 @dataclass
 class Fault:
-    """Harm the first ``times`` requests whose line matches: answer ``status``, or cut the body, or flip a bit of it."""
+    """Harm the first ``times`` requests whose line matches: answer ``status``, or cut a body, or flip a bit of it."""
 
     line: str
     times: int = 1
+    skip: int = 0  # of them, these are spared first
     status: int | None = None
     headers: dict[str, str] = field(default_factory=dict)
     cut: int | None = None  # after so many bytes of the body
     flip: int | None = None  # the bit of this byte
+    cut_answer: int | None = None  # after so many bytes of the answer's body
+    flip_answer: int | None = None  # the bit of this byte of it
     then: Callable[[], object] | None = None  # done at the cut
     done: int = 0
 
 
 @dataclass
 class RegistryProxy:
-    """The running proxy. ``bodies`` counts the bytes of uploads that were passed on."""
+    """The running proxy. ``bodies`` counts the bytes of uploads that were passed on, ``answers`` those of answers."""
 
     registry: Registry
     host: str
     faults: list[Fault] = field(default_factory=list)
     passed: list[str] = field(default_factory=list)
     bodies: int = 0
+    answers: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
@@ -54,6 +58,9 @@ class RegistryProxy:
             self.passed.append(line)
             for fault in self.faults:
                 if fault.done < fault.times and re.search(fault.line, line):
+                    if fault.skip:
+                        fault.skip -= 1
+                        return None
                     fault.done += 1
                     return fault
         return None
@@ -108,11 +115,15 @@ class _Handler(BaseHTTPRequestHandler):
             upstream.send(chunk)
             sent += len(chunk)
             self.proxy.bodies += len(chunk)
-        self._pass_back(upstream)
+        self._pass_back(upstream, fault)
 
-    def _pass_back(self, upstream: http.client.HTTPConnection) -> None:
+    def _pass_back(self, upstream: http.client.HTTPConnection, fault: Fault | None) -> None:
         response = upstream.getresponse()
         body = response.read()
+        self.proxy.answers += len(body)
+        if fault and fault.flip_answer is not None:
+            at = fault.flip_answer
+            body = body[:at] + bytes([body[at] ^ 1]) + body[at + 1 :]
         self.send_response(response.status)
         for name, value in response.getheaders():
             if name.lower() not in _HOP:
@@ -121,6 +132,10 @@ class _Handler(BaseHTTPRequestHandler):
         if told is not None and response.status != http.HTTPStatus.NO_CONTENT:
             self.send_header("Content-Length", told)
         self.end_headers()
+        if fault and fault.cut_answer is not None:
+            self.wfile.write(body[: fault.cut_answer])
+            self._cut(upstream, fault)
+            return
         self.wfile.write(body)
         self.close_connection = False
 

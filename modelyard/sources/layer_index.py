@@ -1,0 +1,144 @@
+"""Which of a model's files lie where in a layer: told by the annotations of our own builder, or found by reading the archive."""
+
+import hashlib
+import tarfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from modelyard.errors import ContentMismatch, Problem, Refused
+from modelyard.images.build import ModelLayer
+from modelyard.images.descriptors import Descriptor
+from modelyard.images.entries import entry_problem, model_path
+from modelyard.images.tar import BLOCK, layer_size, segments
+from modelyard.models import SourceFile
+from modelyard.oci.downloads import Download, whole_blob
+from modelyard.oci.registry import Repository
+from modelyard.plans.paths import MAX_PROBLEMS, shown
+from modelyard.sources.layer_stream import BadArchive, Forward, Gunzip, Mark
+
+_NEXT_STEP = "build the image anew: files below models/, in layers of tar or tar+gzip"
+_PLAIN, _GZIP = (".tar", "tar"), ("gzip",)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a file's bytes are: from ``offset`` of the layer's archive on. ``marks``: of a compressed one, where it can be begun."""
+
+    layer: Descriptor
+    offset: int
+    marks: tuple[Mark, ...] | None = None
+
+    @property
+    def is_plain(self) -> bool:
+        return self.marks is None
+
+    def mark_before(self, position: int) -> Mark | None:
+        """The last one from which ``position`` of the archive can be reached; None is its beginning."""
+        return max((mark for mark in self.marks or () if mark.produced <= position), key=lambda mark: mark.produced, default=None)
+
+
+Indexed = list[tuple[SourceFile, Place]]
+
+
+def told_index(layer: ModelLayer, descriptor: Descriptor) -> Indexed:
+    """The files of a layer of ours: its annotations tell them, and each file is compared with the SHA-256 that is told of it.
+
+    Raises:
+        Refused: the layer cannot be what its annotations say.
+    """
+    files = [SourceFile(record.path, record.size, f"sha256:{record.sha256}", sha256=record.sha256) for record in layer.files]
+    if layer_size(files) != descriptor.size:
+        raise Refused([Problem(f"layer {descriptor.digest}", "is not what its annotations say", "build the image anew")])
+    return [(segment.file, Place(descriptor, segment.body)) for segment in segments(files)]
+
+
+def read_index(repository: Repository, layer: Descriptor, *, whole: bool) -> Indexed:
+    """The files of any layer, by reading its archive; each is pinned to the layer's digest.
+
+    ``whole``: read all of it, compare it with its digest, and tell the SHA-256 of each file. Else the files' own bytes are passed
+    over where the archive is not compressed.
+
+    Raises:
+        Refused: it is no archive that is understood, or holds what a model may not hold: all of it, by name.
+        ContentMismatch: what arrived has another digest.
+    """
+    kind = layer.media_type.rpartition("+")[2] if "+" in layer.media_type else layer.media_type
+    gzip = kind.endswith(_GZIP)
+    if not gzip and not kind.endswith(_PLAIN):
+        raise Refused([Problem(f"layer {layer.digest}", f"is {layer.media_type}, neither tar nor tar+gzip", _NEXT_STEP)])
+    hasher = hashlib.sha256()
+    blob = _hashed(whole_blob(repository, layer), hasher.update) if whole or gzip else whole_blob(repository, layer)
+    inflater = Gunzip() if gzip else None
+    jump = None if whole or gzip else lambda position: Download(repository, layer, position, layer.size).chunks()
+    stream = Forward(inflater.through(blob) if inflater else blob, jump)
+    try:
+        found = _walk(stream, layer, hash_files=whole)
+    except (BadArchive, tarfile.TarError) as error:
+        if whole and hasher.hexdigest() != layer.digest.removeprefix("sha256:") and _ended(blob):
+            raise _mismatch(repository, layer) from error  # broken on its way, perhaps
+        raise Refused([Problem(f"layer {layer.digest}", str(error), _NEXT_STEP)]) from error
+    if (whole or gzip) and f"sha256:{hasher.hexdigest()}" != layer.digest:
+        raise _mismatch(repository, layer)
+    marks = tuple(inflater.marks) if inflater else None
+    return [(file, Place(layer, offset, marks)) for file, offset in found]
+
+
+def _mismatch(repository: Repository, layer: Descriptor) -> ContentMismatch:
+    return ContentMismatch(f"{repository}@{layer.digest}: what arrived has another digest")
+
+
+def _ended(blob: Iterator[bytes]) -> bool:
+    """Read to the end, so that its digest is that of all of it."""
+    for _ in blob:
+        pass
+    return True
+
+
+def _hashed(chunks: Iterator[bytes], update: Callable[[bytes], None]) -> Iterator[bytes]:
+    for chunk in chunks:
+        update(chunk)
+        yield chunk
+
+
+def _walk(stream: Forward, layer: Descriptor, *, hash_files: bool) -> list[tuple[SourceFile, int]]:
+    found: list[tuple[SourceFile, int]] = []
+    problems: list[Problem] = []
+    archive = tarfile.TarFile(fileobj=stream, mode="r", encoding="utf-8", errors="surrogateescape")  # type: ignore[arg-type]
+    entry = archive.firstmember  # type: ignore[attr-defined]
+    archive.firstmember = None  # type: ignore[attr-defined]
+    while entry is not None:
+        if what := entry_problem(entry):
+            problems.append(Problem(f"layer {layer.digest}: {shown(entry.name)}", what, _NEXT_STEP))
+        elif (path := model_path(entry)) is not None:
+            found.append((_file(path, entry, stream, layer, hash_files=hash_files), entry.offset_data))
+        archive.members.clear()  # type: ignore[attr-defined]  # tarfile would keep all of them
+        entry = archive.next()
+    _require_end(stream)
+    if problems:
+        more = (
+            [Problem(f"layer {layer.digest}", f"{len(problems) - MAX_PROBLEMS} more entries", _NEXT_STEP)]
+            if problems[MAX_PROBLEMS:]
+            else []
+        )
+        raise Refused([*problems[:MAX_PROBLEMS], *more])
+    return found
+
+
+def _file(path: str, entry: tarfile.TarInfo, stream: Forward, layer: Descriptor, *, hash_files: bool) -> SourceFile:
+    if not hash_files:
+        return SourceFile(path, entry.size, layer.digest)
+    digest, count = hashlib.sha256(), 0
+    for part in stream.parts(entry.size):
+        digest.update(part)
+        count += len(part)
+    if count != entry.size:
+        raise BadArchive(f"ends inside of {shown(path)}")
+    return SourceFile(path, entry.size, layer.digest, sha256=digest.hexdigest())
+
+
+def _require_end(stream: Forward) -> None:
+    """An archive ends in zeros. ``tarfile`` takes a header that it cannot read for the end, others go on behind it: neither is right."""
+    if stream.last != bytes(BLOCK):
+        raise BadArchive(f"has no archive's header at byte {max(0, stream.tell() - BLOCK)}")
+    if any(any(part) for part in stream.rest()):
+        raise BadArchive("goes on behind its end")

@@ -1,0 +1,358 @@
+"""An image onto a volume: a modelcar of ours and images that are not; every byte checked, and the same version as from the bucket."""
+
+import hashlib
+import os
+import secrets
+import signal
+import tarfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from modelyard.errors import Refused, RegistryMissing, SourceChanged
+from modelyard.images.references import Reference
+from modelyard.models import Listing, ModelRef, OciLocation, summarise
+from modelyard.oci.access import Keychain
+from modelyard.oci.environment import keychain_of, secret_of
+from modelyard.oci.http import Patience
+from modelyard.orders import LoadSpec, RegistryAddress, VerifySpec
+from modelyard.sources.oci import OciSource
+from tests.services.oci.archives import GZIP, TAR, archive, file, model_layer, push_image
+from tests.services.oci.bases import push_base, put_manifest
+from tests.services.oci.building import AMD64, ARM64, Builder
+from tests.services.oci.oracle import MANIFEST, get
+from tests.services.oci.registries import KINDS, Registry, running_registry
+from tests.services.oci.registry_proxy import Fault, RegistryProxy, proxy_before
+from tests.services.oci.token_server import USER, token_server
+from tests.services.s3_fixtures import Bucket, Loader, assert_absent, assert_published
+
+MIB = 1024 * 1024
+faults = pytest.mark.faults
+QUICK = Patience(attempts=8, first=0.05)
+FILES = {
+    "config.json": b"{}",
+    "empty": b"",
+    "tokenizer/vocab with spaces é+%.txt": os.urandom(100_000),
+    "d" * 120 + "/long.bin": os.urandom(10),
+    "model-1.safetensors": os.urandom(20 * MIB + 7),
+    "model-2.safetensors": os.urandom(16 * MIB),
+}
+BLOB = "^GET .*/blobs/"
+
+
+def new_repository() -> str:
+    return f"models/{secrets.token_hex(4)}"
+
+
+def location(registry: Registry | RegistryProxy, repository: str, tag: str | None = "v1", digest: str | None = None) -> OciLocation:
+    return OciLocation(host=registry.host, repository=repository, tag=tag, digest=digest, plain_http=True)
+
+
+def source_of(place: OciLocation, keychain: Keychain | None = None) -> OciSource:
+    return OciSource(place, keychain or keychain_of({}, place.host, plain_http=True), patience=QUICK)
+
+
+def order(place: OciLocation, keychain: Keychain | None = None, version: str = "v1") -> LoadSpec:
+    """What a plan would tell a loader now."""
+    source = source_of(place, keychain)
+    listing = summarise(source.list())
+    source.close()
+    return LoadSpec(model=ModelRef(name="m", version=version), source=source.location, listing=listing)
+
+
+def pin(spec: LoadSpec) -> str | None:
+    assert isinstance(spec.source, OciLocation)
+    return spec.source.digest
+
+
+@pytest.fixture
+def proxy(registry_3: Registry) -> Iterator[RegistryProxy]:
+    with proxy_before(registry_3) as running:
+        yield running
+
+
+# Both paths meet --------------------------------------------------------------------------------------------------------
+
+
+def test_a_modelcar_is_the_same_version_as_its_bucket(versioned_bucket: Bucket, registry: Registry, loader: Loader, tmp_path: Path) -> None:
+    versioned_bucket.put(FILES)
+    repository = new_repository()
+    push_base(registry.url, "base/sh", repository[-8:], ("linux/amd64", "linux/arm64"))
+    base = Reference.parse(f"{registry.host}/base/sh:{repository[-8:]}")
+    image, _ = Builder(versioned_bucket, registry).build(repository=repository, platforms=(AMD64, ARM64), base=base)
+    from_bucket = loader.run(versioned_bucket.spec()).succeeded()
+    (tmp_path / "other").mkdir()
+    other = Loader(tmp_path / "other", tmp_path, {})
+    spec = order(location(registry, repository))
+    assert pin(spec) == image.digest
+    read = len(registry.requests("GET", f"/v2/{repository}/blobs"))
+    run = other.run(spec)
+    result = run.succeeded()
+    assert "of linux/amd64, linux/arm64 the image for linux/amd64 is taken" in run.output
+    manifest = assert_published(other.root, FILES)
+    assert result["digest"] == from_bucket["digest"] == image.content_digest
+    assert (result["fetched_bytes"], result["unverified_files"]) == (sum(map(len, FILES.values())), 0)
+    assert manifest.source == spec.source
+    assert len(registry.requests("GET", f"/v2/{repository}/blobs")) - read == len([body for body in FILES.values() if body])
+    again = other.run(spec).succeeded()
+    assert (again["fetched_bytes"], again["digest"]) == (0, result["digest"])
+
+
+def test_a_version_that_came_from_the_bucket_is_there_already(bucket: Bucket, registry_3: Registry, loader: Loader) -> None:
+    bucket.put(FILES)
+    repository = new_repository()
+    image, _ = Builder(bucket, registry_3).build(repository=repository)
+    loader.run(bucket.spec()).succeeded()
+    spec = order(location(registry_3, repository))
+    known = spec.model_copy(update={"digest": image.content_digest})
+    assert loader.run(known).succeeded()["fetched_bytes"] == 0
+    bucket.put({"config.json": b"other"})
+    moved, _ = Builder(bucket, registry_3).build(repository=repository, tag="v2")
+    other = order(location(registry_3, repository, "v2")).model_copy(update={"digest": moved.content_digest})
+    loader.run(other).failed("VersionConflict", "A version never changes in place")
+    linked = loader.run(other.model_copy(update={"model": ModelRef(name="m", version="v2")})).succeeded()
+    assert linked["fetched_bytes"] == len(b"other"), "what the other version has, whose SHA-256 is told, is linked"
+    assert_published(loader.root, {**FILES, "config.json": b"other"}, "v2")
+
+
+# Images that are not ours -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("media_type", [TAR, GZIP, "application/vnd.docker.image.rootfs.diff.tar.gzip"])
+def test_an_image_of_another_builder(media_type: str, registry_3: Registry, loader: Loader) -> None:
+    """Files of one layer and of many, names from the root or not, directories between them, a base with links of its own below."""
+    repository = new_repository()
+    weights = {"a.safetensors": os.urandom(5 * MIB + 1), "b.safetensors": bytes(3 * MIB)}
+    small = {f"part-{number:03}/x": secrets.token_bytes(number) for number in range(60)}
+    base = archive(file("bin/sh", b"#!"), file("bin/ln", kind=tarfile.SYMTYPE, target="/bin/sh"), file("etc/models/x", b"no model's"))
+    layers = [base, model_layer(weights, "./models/"), model_layer(small)]
+    push_image(registry_3.url, repository, "v1", layers, media_type, index=True)
+    spec = order(location(registry_3, repository))
+    assert spec.listing == Listing(digest=spec.listing.digest, files=62, bytes=sum(map(len, {**weights, **small}.values())))
+    run = loader.run(spec)
+    run.succeeded()
+    assert "is not one of ours" in run.output
+    manifest = assert_published(loader.root, {**weights, **small})
+    damaged = loader.root / "m/v1/a.safetensors"
+    damaged.write_bytes(os.urandom(5 * MIB + 1))
+    address = RegistryAddress(host=registry_3.host, plain_http=True)
+    found = loader.run(VerifySpec(repair=True, registry=address)).succeeded()
+    assert (found["damaged"], found["repaired"]) == (1, 1)
+    assert assert_published(loader.root, {**weights, **small}) == manifest
+
+
+def test_a_plan_passes_over_the_bodies_of_plain_layers(registry_3: Registry) -> None:
+    repository = new_repository()
+    with proxy_before(registry_3) as proxy:
+        push_image(registry_3.url, repository, "v1", [model_layer({"a": bytes(30 * MIB), "b": bytes(30 * MIB)})])
+        spec = order(location(proxy, repository), proxy.keychain)
+        ranged = [line for line in proxy.passed if "/blobs/" in line]
+    assert spec.listing.bytes == 60 * MIB
+    assert len(ranged) == 3
+
+
+HOSTILE = {
+    "upwards": (file("models/../etc/passwd", b"x"), "leads upwards"),
+    "upwards elsewhere": (file("opt/../../x", b"x"), "leads upwards"),
+    "absolute": (file("/models/x", b"x"), "is absolute"),
+    "twice": (file("models/a", b"y"), "is in the image twice"),
+    "whiteout": (file("models/.wh.a"), "is a whiteout"),
+    "opaque": (file("models/.wh..wh..opq"), "is a whiteout"),
+    "whiteout of all": (file(".wh.models"), "is a whiteout"),
+    "link": (file("models/l", kind=tarfile.SYMTYPE, target="/etc/passwd"), "is a symbolic link"),
+    "link of the root": (file("models", kind=tarfile.SYMTYPE, target="/data"), "is a symbolic link"),
+    "hard link": (file("models/h", kind=tarfile.LNKTYPE, target="models/a"), "is a hard link"),
+    "pipe": (file("models/p", kind=tarfile.FIFOTYPE), "is a pipe"),
+    "device": (file("models/d", kind=tarfile.CHRTYPE), "is a device"),
+    "file for directory": (file("models", b"x"), "is a file, not a directory"),
+    "empty name": (file("models//x", b"x"), "is absolute"),
+    "dot": (file("models/./x", b"x"), "holds '.'"),
+    "own directory": (file("models/.modelyard/x", b"x"), "own directory"),
+    "control": (file("models/a\nb", b"x"), "control characters"),
+}
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=() if name in {"upwards", "link", "twice"} else faults) for name in HOSTILE])
+def test_entries_that_are_refused(name: str, registry_3: Registry) -> None:
+    entry, said = HOSTILE[name]
+    repository = new_repository()
+    push_image(registry_3.url, repository, "v1", [archive(file("models/a", b"x")), archive(entry)])
+    with pytest.raises(Refused, match=said) as refused:
+        list(source_of(location(registry_3, repository)).list())
+    shown = repr(entry[0].name)[1:-1]
+    assert shown in str(refused.value) or shown.removeprefix("models/") in str(refused.value)
+
+
+BROKEN = {
+    "no tar": os.urandom(5000),
+    "no end": model_layer({"a": b"x" * 600})[:1600],
+    "a header that is none": archive(file("models/a", b"x" * 512))[:1024] + b"?" * 512 + bytes(1024),
+    "more behind its end": archive(file("models/a", b"x"), end=archive(file("models/b", b"y"))),
+}
+
+
+@pytest.mark.parametrize("media_type", [TAR, GZIP])
+@pytest.mark.parametrize("name", [pytest.param(name, marks=() if name == "more behind its end" else faults) for name in BROKEN])
+def test_archives_that_are_none(name: str, media_type: str, registry_3: Registry, loader: Loader) -> None:
+    """What other readers see differently, or cannot read, is not loaded, whether its digest is right or not."""
+    repository = new_repository()
+    push_image(registry_3.url, repository, "v1", [BROKEN[name]], media_type)
+    with pytest.raises(Refused, match="build the image anew"):
+        list(source_of(location(registry_3, repository)).list())
+    spec = LoadSpec(model=ModelRef(name="m", version="v1"), source=location(registry_3, repository), listing=summarise([]))
+    loader.run(spec).failed("Refused", "build the image anew")
+    assert_absent(loader.root)
+
+
+def test_layers_that_are_no_archives(registry_3: Registry) -> None:
+    repository = new_repository()
+    push_image(registry_3.url, repository, "v1", [b"raw"], "application/vnd.cncf.model.weight.v1.raw")
+    with pytest.raises(Refused, match="neither tar nor tar"):
+        list(source_of(location(registry_3, repository)).list())
+    with pytest.raises(RegistryMissing, match="is not there"):
+        list(source_of(location(registry_3, repository, "v2")).list())
+
+
+# Pins -------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_tag_that_moved_since_the_plan_is_refused(bucket: Bucket, registry_3: Registry, loader: Loader) -> None:
+    repository = new_repository()
+    bucket.put({"a": b"1"})
+    Builder(bucket, registry_3).build(repository=repository)
+    spec = order(location(registry_3, repository))
+    bucket.put({"a": b"2"})
+    Builder(bucket, registry_3).build(repository=repository, move_tag=True)
+    loader.run(spec).failed("SourceChanged", "the tag names sha256:", "plan again")
+    assert_absent(loader.root)
+    loader.run(order(location(registry_3, repository, None, pin(spec)))).succeeded()
+    assert_published(loader.root, {"a": b"1"})
+    with pytest.raises(SourceChanged, match="the tag is gone"):
+        list(source_of(location(registry_3, repository, "gone", pin(spec))).list())
+
+
+def test_annotations_that_lie(registry_3: Registry, bucket: Bucket, loader: Loader) -> None:
+    """A modelcar whose manifest tells another SHA-256 than its layer has: no byte of it is published."""
+    bucket.put({"a": b"1234"})
+    repository = new_repository()
+    image, _ = Builder(bucket, registry_3).build(repository=repository)
+    _, _, body = get(registry_3.host, f"/v2/{repository}/manifests/{image.platforms['linux/amd64']}")
+    true, false = (hashlib.sha256(content).hexdigest() for content in (b"1234", b"4321"))
+    put_manifest(registry_3.url, repository, "one", MANIFEST, body.replace(true.encode(), false.encode()))
+    with pytest.raises(Refused, match="whose digest it is annotated with"):
+        order(location(registry_3, repository, "one"))
+    sums = hashlib.sha256(f"{false}  a\n".encode()).hexdigest()
+    lie = body.replace(true.encode(), false.encode()).replace(image.content_digest.encode(), f"sha256:{sums}".encode())
+    put_manifest(registry_3.url, repository, "both", MANIFEST, lie)
+    spec = order(location(registry_3, repository, "both"))
+    loader.run(spec, MODELYARD_LOADER_ATTEMPTS="2").failed("ContentMismatch", "SHA256 is", code=75)
+    assert_absent(loader.root)
+
+
+# Who may read -----------------------------------------------------------------------------------------------------------
+
+
+def test_tokens_and_secrets(bucket: Bucket, loader: Loader, tmp_path: Path) -> None:
+    bucket.put(FILES)
+    with (
+        token_server(tmp_path) as tokens,
+        running_registry(KINDS[1], tmp_path / "tokens", settings=tokens.settings, credentials=USER) as own,
+    ):
+        Builder(bucket, own).build()
+        spec = order(location(own, "models/m"), own.keychain)
+        loader.run(spec).failed("RegistryDenied", "models/m")
+        run = loader.run(spec, **secret_of(own.keychain))
+        run.succeeded()
+        assert ["repository:models/m:pull"] in tokens.asked
+    assert USER.password not in run.output
+    assert_published(loader.root, FILES)
+
+
+def test_an_own_authority(bucket: Bucket, tls_registry: Registry, loader: Loader) -> None:
+    bucket.put({"a": b"1"})
+    Builder(bucket, tls_registry).build()
+    place = OciLocation(host=tls_registry.host, repository="models/m", tag="v1")
+    spec = order(place, tls_registry.keychain)
+    loader.run(spec).failed("RegistryDenied", "is not trusted")
+    loader.run(spec, **secret_of(tls_registry.keychain)).succeeded()
+    assert_published(loader.root, {"a": b"1"})
+
+
+# Faults -----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["cut", pytest.param("flip", marks=()), pytest.param("throttled", marks=faults)])
+@pytest.mark.parametrize("ours", [True, pytest.param(False, marks=faults)])
+def test_answers_that_are_harmed(kind: str, ours: bool, bucket: Bucket, proxy: RegistryProxy, loader: Loader) -> None:  # noqa: FBT001
+    repository = new_repository()
+    files = {"model.safetensors": os.urandom(24 * MIB), "config.json": b"{}"}
+    bucket.put(files)
+    if ours:
+        Builder(bucket, proxy.registry).build(repository=repository)
+    else:
+        push_image(proxy.registry.url, repository, "v1", [model_layer(files)], GZIP)
+    spec = order(location(proxy, repository))
+    harm = {
+        "cut": Fault(BLOB, times=3, cut_answer=1),
+        "flip": Fault(BLOB, times=1, flip_answer=1),
+        "throttled": Fault(BLOB, times=3, status=503, headers={"Retry-After": "0"}),
+    }
+    proxy.faults = [harm[kind]]
+    loader.run(spec, MODELYARD_LOADER_RETRY_SECONDS="0.05").succeeded()
+    assert harm[kind].done == harm[kind].times
+    assert_published(loader.root, files)
+
+
+@pytest.mark.parametrize("kind", [KINDS[0], pytest.param(KINDS[1], marks=faults)])
+def test_a_registry_that_is_killed_in_mid_layer(kind: str, bucket: Bucket, loader: Loader, tmp_path: Path) -> None:
+    files = {"model.safetensors": os.urandom(24 * MIB)}
+    bucket.put(files)
+    with running_registry(kind, tmp_path / "own") as own, proxy_before(own) as proxy:
+        Builder(bucket, own).build()
+
+        def restart() -> None:
+            own.kill()
+            own.start()
+
+        spec = order(location(proxy, "models/m"))
+        proxy.faults = [Fault(BLOB, cut_answer=10 * MIB, then=restart)]
+        result = loader.run(spec, MODELYARD_LOADER_RETRY_SECONDS="0.05").succeeded()
+    assert_published(loader.root, files)
+    assert result["fetched_bytes"] == 24 * MIB
+
+
+@pytest.mark.parametrize("point", ["mid-file", *(pytest.param(point, marks=faults) for point in ("listing", "first-byte", "renamed"))])
+def test_a_killed_loader_keeps_what_it_has(point: str, bucket: Bucket, registry_3: Registry, loader: Loader) -> None:
+    repository = new_repository()
+    files = {"model.safetensors": os.urandom(24 * MIB), "a.safetensors": os.urandom(18 * MIB)}
+    bucket.put(files)
+    Builder(bucket, registry_3).build(repository=repository)
+    spec = order(location(registry_3, repository))
+    assert loader.run(spec, MODELYARD_KILL_AT=point).code == -signal.SIGKILL
+    loader.run(spec).succeeded()
+    assert_published(loader.root, files)
+
+
+@pytest.mark.parametrize("media_type", [TAR, GZIP])
+def test_finished_files_and_checkpoints_outlive_a_kill(media_type: str, proxy: RegistryProxy, loader: Loader) -> None:
+    """Killed inside the larger file, behind a checkpoint; the small one was finished."""
+    repository, stalled = new_repository(), threading.Event()
+    files = {"a/small": b"s", "model.safetensors": os.urandom(40 * MIB)}
+    push_image(proxy.registry.url, repository, "v1", [model_layer(files)], media_type)
+    quick = {"MODELYARD_LOADER_CHECKPOINT_BYTES": str(4 * MIB), "MODELYARD_LOADER_SYNC_SECONDS": "0.01"}
+    journal = loader.root / ".modelyard/staging/m/v1/journal.jsonl"
+    spec = order(location(proxy, repository))
+    # The loader's first request lists the layer, its second is for the largest file.
+    proxy.faults = [Fault(BLOB, skip=1, cut_answer=20 * MIB, then=lambda: stalled.wait(100))]
+    running = loader.start(spec, **quick)
+    running.wait_until(lambda: journal.exists() and all(word in journal.read_text() for word in ('"checkpoint"', '"a/small"')))
+    running.process.kill()
+    assert running.wait().code == -signal.SIGKILL
+    stalled.set()
+    result = loader.run(spec, **quick).succeeded()
+    assert 0 < result["resumed_bytes"] <= 20 * MIB + 1
+    assert result["fetched_bytes"] + result["resumed_bytes"] == 40 * MIB + 1
+    manifest = assert_published(loader.root, files)
+    assert manifest.source == spec.source
