@@ -1,6 +1,6 @@
 """Which nodes could run a cache's pods: what the scheduler would say of labels, taints and readiness. Pure."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,11 +44,18 @@ def hindrance(node: NodeFacts, cache: CacheSpec) -> str | None:
     lacking = [f"{key}={value}" for key, value in cache.node_selector.items() if node.labels.get(key) != value]
     if lacking:
         return f"lacks {', '.join(lacking)} of the cache's nodeSelector"
-    hard = [taint for taint in node.taints if taint.effect != _SOFT and not any(_tolerates(each, taint) for each in cache.tolerations)]
-    return f"has the taint {hard[0].key}, which the cache does not tolerate" if hard else None
+    taint = unbearable(node, cache.tolerations)
+    return f"has the taint {taint}, which the cache does not tolerate" if taint else None
 
 
-def _tolerates(toleration: dict[str, Any], taint: Taint) -> bool:
+def unbearable(node: NodeFacts, tolerations: Iterable[Mapping[str, Any]]) -> str | None:
+    """The key of a taint that keeps pods with these tolerations off the node, or None."""
+    bearing = tuple(tolerations)
+    hard = (taint.key for taint in node.taints if taint.effect != _SOFT and not any(_tolerates(each, taint) for each in bearing))
+    return next(hard, None)
+
+
+def _tolerates(toleration: Mapping[str, Any], taint: Taint) -> bool:
     """https://kubernetes.io/docs/concepts/scheduling-eviction/taint-and-toleration/#concepts"""
     if toleration.get("effect") not in {None, "", taint.effect}:
         return False

@@ -1,0 +1,90 @@
+"""Pre-pulling: which nodes get the image, which are left out and why, and the Job that holds it on one."""
+
+from typing import Any
+
+import pytest
+
+from modelyard.errors import Refused
+from modelyard.images.descriptors import Platform
+from modelyard.images.references import Reference
+from modelyard.plans.model_image import ImageFacts
+from modelyard.plans.nodes import NodeFacts, Taint
+from modelyard.plans.prepull import Form, PrepullFacts, PrepullRequest, plan_prepull
+from modelyard.serving.prepull import prepull_job
+
+DIGEST = f"sha256:{'a' * 64}"
+IMAGE = ImageFacts(digest=DIGEST, digests=(DIGEST,), platforms=(Platform(architecture="amd64"),), bytes=4096, lacks=())
+GPU = {"kubernetes.io/arch": "amd64", "pool": "gpu"}
+NODES = (
+    NodeFacts("a", labels=GPU),
+    NodeFacts("arm", labels={**GPU, "kubernetes.io/arch": "arm64"}),
+    NodeFacts("b", labels=GPU, taints=(Taint("nvidia.com/gpu"),)),
+    NodeFacts("c", labels=GPU, schedulable=False),
+    NodeFacts("d", labels=GPU, ready=False),
+    NodeFacts("other", labels={"kubernetes.io/arch": "amd64"}),
+)
+TOLERATION = {"key": "nvidia.com/gpu", "operator": "Exists"}
+
+
+def request(image: str = "registry.example/m:v1", **more: Any) -> PrepullRequest:
+    told: dict[str, Any] = {"namespace": "team", "node_selector": {"pool": "gpu"}, "holder": "busybox:1", "keep_seconds": 60} | more
+    return PrepullRequest(image=Reference.parse(image), **told)
+
+
+def facts(image: ImageFacts | None = IMAGE, nodes: tuple[NodeFacts, ...] | None = NODES, *, volumes: bool = True) -> PrepullFacts:
+    return PrepullFacts(image, nodes, volumes)
+
+
+def test_nodes_that_can_hold_it_get_it_and_the_others_are_told_of() -> None:
+    plan = plan_prepull(request(), facts())
+    assert (plan.nodes, plan.problems) == (("a",), ())
+    assert plan.notes == (
+        "left out: arm is of a platform that the image is not for",
+        "left out: b has the taint nvidia.com/gpu, which is not tolerated (tolerations)",
+        "left out: c is cordoned",
+        "left out: d is not Ready",
+    )
+    assert plan_prepull(request(tolerations=(TOLERATION,)), facts()).nodes == ("a", "b")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "there", "words"),
+    [
+        pytest.param(request("registry.example/m"), facts(None), "no tag makes Kubernetes' pull policy Always", id="no tag"),
+        pytest.param(request(), facts(None), "is not in the registry", id="no image"),
+        pytest.param(request(nodes=("x",)), facts(), "node x: is not there", id="a node that is not there"),
+        pytest.param(request(nodes=("c",)), facts(), "node c: is cordoned", id="a node that is named and cannot"),
+        pytest.param(request(nodes=("other",)), facts(), "node other: lacks labels", id="a node without the labels"),
+        pytest.param(request(node_selector={"pool": "none"}), facts(), "none has these labels", id="no node"),
+        pytest.param(request(), facts(nodes=None), "may not be listed", id="no right"),
+        pytest.param(
+            request(), facts(IMAGE.model_copy(update={"lacks": ("sleep",)}), volumes=False), "no image volumes", id="no way to hold it"
+        ),
+    ],
+)
+def test_refused(wanted: PrepullRequest, there: PrepullFacts, words: str) -> None:
+    with pytest.raises(Refused, match=words):
+        plan_prepull(wanted, there).approved()
+
+
+@pytest.mark.parametrize(("volumes", "form", "image"), [(True, Form.VOLUME, "busybox:1"), (False, Form.CONTAINER, "registry.example/m:v1")])
+def test_what_holds_it(volumes: bool, form: Form, image: str) -> None:  # noqa: FBT001
+    plan = plan_prepull(request(), facts(volumes=volumes))
+    pod = prepull_job(plan.request, "a", plan.form)["spec"]["template"]["spec"]
+    assert (plan.form, pod["containers"][0]["image"]) == (form, image)
+    assert [volume["image"]["reference"] for volume in pod["volumes"]] == (["registry.example/m:v1"] if volumes else [])
+
+
+def test_a_tag_is_asked_of_the_registry_and_a_digest_is_not() -> None:
+    def policy(image: str) -> str:
+        return str(prepull_job(request(image), "a", Form.VOLUME)["spec"]["template"]["spec"]["volumes"][0]["image"]["pullPolicy"])
+
+    assert (policy("registry.example/m:v1"), policy(f"registry.example/m@{DIGEST}")) == ("Always", "IfNotPresent")
+
+
+def test_each_image_and_node_has_one_job_whatever_the_run() -> None:
+    one, other = request(), request(keep_seconds=120, pull_secrets=("pull",))
+    assert one.job_name("a") == other.job_name("a")
+    names = {request(image).job_name(node) for image in ("r.example/m:v1", "r.example/m:v2", "s.example/m:v1") for node in ("a", "b" * 60)}
+    assert len(names) == 6
+    assert max(map(len, names)) <= 63
