@@ -1,6 +1,7 @@
 """Modelcar: a model version at its source becomes an image in a registry, streamed, without a disk."""
 
 from contextlib import closing
+from functools import partial
 from typing import Annotated
 
 from prefect import flow, task
@@ -9,7 +10,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 from pydantic import Field
 
-from blocks import OciRegistry, S3Source, load_block
+from blocks import OciRegistry, S3Source, SigningKey, load_block
 from flows.parameters import ShortText
 from flows.progress import LoadProgress
 from flows.retries import retried
@@ -25,6 +26,7 @@ from modelyard.models import S3Location
 from modelyard.names import artifact_key
 from modelyard.oci.access import Keychain
 from modelyard.plans.modelcar import ModelcarFacts, ModelcarPlan, ModelcarRequest, describe, plan_modelcar
+from modelyard.signing.sign import sign_image
 from modelyard.sources.s3 import S3Source as S3Files
 
 #: Static, for amd64 and arm64, with the shell, ln, sleep and ls that serving runtimes call in a modelcar.
@@ -46,6 +48,7 @@ def build_modelcar(  # noqa: PLR0913, PLR0917 - these are the fields of the form
     base: Image = DEFAULT_BASE,
     platforms: Platforms = ["linux/amd64", "linux/arm64"],  # noqa: B006 - Prefect copies it; a form shows a list
     previous: Image = "",
+    signing_key: Annotated[str, Field(max_length=100)] = "",
     move_tag: bool = False,  # noqa: FBT001, FBT002 - a flow's parameters are given by name
     dry_run: bool = False,  # noqa: FBT001, FBT002
 ) -> ModelcarReport:
@@ -67,6 +70,8 @@ def build_modelcar(  # noqa: PLR0913, PLR0917 - these are the fields of the form
         platforms: What nodes the image is for; the model's layers are shared.
         previous: Image of the version before, with tag or digest, in the same registry: layers of its unchanged files are used again
             without reading them from the source. Empty: none; the tag's own and a killed build's are always looked at.
+        signing_key: Name of the Modelyard Signing Key block that signs the image, its files and what it was made from, before the tag
+            names it. Empty: it is not signed.
         move_tag: Let the tag name this image if it names another one now.
         dry_run: Only publish the plan; change nothing.
 
@@ -74,6 +79,7 @@ def build_modelcar(  # noqa: PLR0913, PLR0917 - these are the fields of the form
         Refused: the plan holds problems; all of them are listed, and nothing was changed.
     """
     files, target = load_block(S3Source, source), load_block(OciRegistry, registry)
+    key = load_block(SigningKey, signing_key) if signing_key else None
     request = request_of(model, version, files.location(path), Reference(host=target.host, repository=repository, tag=tag), base, platforms)
     request = request.model_copy(update={"previous": _reference(previous, "previous") if previous else None, "move_tag": move_tag})
     keychain = target.keychain()
@@ -82,7 +88,7 @@ def build_modelcar(  # noqa: PLR0913, PLR0917 - these are the fields of the form
     if dry_run:
         return report_of(plan)
     built = build(plan.approved(), files, keychain)
-    image = publish_image(plan, built, keychain)
+    image = publish_image(plan, built, keychain, key)
     publish_result(plan, built, image)
     return report_of(plan, built, image)
 
@@ -106,12 +112,18 @@ def build(plan: ModelcarPlan, source: S3Source, keychain: Keychain) -> Built:
 
 
 @task(task_run_name="publish-{plan.request.image}", cache_policy=NO_CACHE)
-def publish_image(plan: ModelcarPlan, built: Built, keychain: Keychain) -> Modelcar:
-    """Put the image by its digest, and let the tag name it last."""
-    image = publish(plan, built, keychain)
+def publish_image(plan: ModelcarPlan, built: Built, keychain: Keychain, key: SigningKey | None) -> Modelcar:
+    """Put the image by its digest, sign that, and let the tag name it last."""
+    image = publish(plan, built, keychain, sign=partial(_sign, keychain, key) if key else None)
     for note in image.notes:
         get_run_logger().info(note)
     return image
+
+
+def _sign(keychain: Keychain, key: SigningKey, image: Reference) -> str:
+    signed = sign_image(keychain, image, key.key())
+    get_run_logger().info("%s: signed by %s, %d files", image, signed.key[:12], signed.files)
+    return signed.key
 
 
 def publish_result(plan: ModelcarPlan, built: Built, image: Modelcar) -> None:

@@ -1,7 +1,10 @@
 """The image of a build's layers: its documents by digest, and the tag last. Until then nobody sees anything of it."""
 
+from collections.abc import Callable
+
 from modelyard.errors import TagTaken
 from modelyard.images.descriptors import INDEX, MANIFEST, digest_of
+from modelyard.images.references import Reference
 from modelyard.modelcar.build import Built
 from modelyard.modelcar.records import Unfinished
 from modelyard.models import Value, content_digest
@@ -9,6 +12,9 @@ from modelyard.oci.access import Keychain
 from modelyard.oci.http import Patience
 from modelyard.oci.registry import Repository
 from modelyard.plans.modelcar import ModelcarPlan
+
+#: Signs the image of a digest, and gives the key's hint.
+Sign = Callable[[Reference], str]
 
 
 class Modelcar(Value):
@@ -19,11 +25,12 @@ class Modelcar(Value):
     platforms: dict[str, str]
     content_digest: str
     moved_from: str | None = None
+    signed_by: str | None = None
     notes: tuple[str, ...] = ()
 
 
-def publish(plan: ModelcarPlan, built: Built, keychain: Keychain, patience: Patience | None = None) -> Modelcar:
-    """Put the image's configs, manifests and index, then let the tag name it; all of it may be there already.
+def publish(plan: ModelcarPlan, built: Built, keychain: Keychain, patience: Patience | None = None, sign: Sign | None = None) -> Modelcar:
+    """Put the image's configs, manifests and index, sign it, then let the tag name it; all of it may be there already.
 
     Raises:
         TagTaken: the tag names another image than it did when the plan was made, and than this one.
@@ -37,6 +44,7 @@ def publish(plan: ModelcarPlan, built: Built, keychain: Keychain, patience: Pati
         for content in image.manifests:
             target.put_manifest(MANIFEST, content, digest_of(content))
         target.put_manifest(INDEX, image.index, image.digest)
+        signed_by = sign(plan.request.image.at(digest=image.digest)) if sign else None  # whoever demands it finds no tag without it
         now = target.digest(tag)
         if now not in {plan.tag_digest, image.digest}:
             raise TagTaken(
@@ -55,5 +63,6 @@ def publish(plan: ModelcarPlan, built: Built, keychain: Keychain, patience: Pati
         platforms={str(base.platform): digest_of(content) for base, content in zip(plan.bases, image.manifests, strict=True)},
         content_digest=content_digest(record for each in built.layers for record in each.layer.files),
         moved_from=now if now != image.digest else None,
+        signed_by=signed_by,
         notes=() if removed else ("the registry does not delete: the record of the build stays beside the tag, and does no harm",),
     )

@@ -53,12 +53,13 @@ def describe_result(built: Built, image: Modelcar) -> str:
     """The result as Markdown."""
     platforms = "\n".join(f"| {platform} | `{digest}` |" for platform, digest in image.platforms.items())
     moved = f"\n\nThe tag was moved from `{image.moved_from}`." if image.moved_from else ""
+    signed = f"\n\nSigned by key `{image.signed_by}`." if image.signed_by else ""
     notes = "".join(f"\n\n{note}." for note in image.notes)
     tagged = image.image.partition("@")[0]
     return (
         f"# {tagged}\n\n{summary(built)}\n\nServe it as `oci://{tagged}`; by digest: `{image.image}`\n\n"
         f"| platform | manifest |\n|---|---|\n{platforms}\n\n"
-        f"Digest of the files (SHA-256 of their SHA256SUMS): `{image.content_digest}`{moved}{notes}\n"
+        f"Digest of the files (SHA-256 of their SHA256SUMS): `{image.content_digest}`{signed}{moved}{notes}\n"
     )
 
 

@@ -16,7 +16,7 @@ from prefect.testing.standard_test_suites.blocks import BlockStandardTestSuite
 from prefect_aws import AwsCredentials, MinIOCredentials
 from pydantic import Field, SecretStr
 
-from blocks import Cluster, ModelCache, OciRegistry, S3Source, load_block
+from blocks import Cluster, ModelCache, OciRegistry, S3Source, SigningKey, load_block
 from modelyard.errors import Refused
 from modelyard.oci.access import Access
 from modelyard.oci.access import Credentials as RegistryCredentials
@@ -30,7 +30,7 @@ users: [{name: u, user: {token: kubeconfig-token}}]
 """
 
 
-@pytest.mark.parametrize("block", [Cluster, ModelCache, OciRegistry, S3Source])
+@pytest.mark.parametrize("block", [Cluster, ModelCache, OciRegistry, S3Source, SigningKey])
 class TestStandards(BlockStandardTestSuite):
     """Prefect's own suite."""
 

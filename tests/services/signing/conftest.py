@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -73,7 +74,7 @@ def other_keys(tmp_path_factory: pytest.TempPathFactory) -> KeyPair:
     return KeyPair(*new_key_pair(tmp_path_factory.mktemp("keys"), PASSWORD))
 
 
-def build(bucket: Bucket, registry: Registry, files: dict[str, bytes], **fields: object) -> Reference:
+def build(bucket: Bucket, registry: Registry, files: dict[str, bytes], **fields: Any) -> Reference:
     """An image of these files in a repository of its own, by digest."""
     bucket.put(files)
     image, _ = Builder(bucket, registry).build(repository=f"models/{secrets.token_hex(4)}", **fields)

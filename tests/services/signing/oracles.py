@@ -30,7 +30,7 @@ def program(package: str) -> Path:
         if not target.exists():
             partial = target.with_suffix(".partial")
             environment = {**os.environ, "CGO_ENABLED": "0", "GOFLAGS": "-mod=readonly -buildvcs=false", "GOWORK": "off"}
-            command = ["nice", "-n", "10", "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", partial, package]
+            command: list[str | Path] = ["nice", "-n", "10", "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", partial, package]
             run(command, cwd=SOURCES, env=environment)
             partial.rename(target)
     return target

@@ -1,0 +1,90 @@
+"""The flows against a real Prefect server: an image built and signed before its tag names it, verified, and no secret told anywhere."""
+
+import secrets
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from prefect_aws import MinIOCredentials
+from pydantic import SecretStr, ValidationError
+
+from blocks import OciRegistry, S3Source, SigningKey, load_block
+from flows.modelcar import build_modelcar
+from flows.signing import demand_signature
+from flows.verify_image import verify_image
+from modelyard.errors import Refused
+from modelyard.images.references import Reference
+from tests.services.oci.registries import Registry
+from tests.services.s3_fixtures import _ACCESS_KEY, SECRET_KEY, Bucket
+from tests.services.signing.conftest import PASSWORD, KeyPair
+from tests.services.signing.oracles import cosign
+
+
+@pytest.fixture
+def name(prefect_server: str, bucket: Bucket, registry_3: Registry, keys: KeyPair) -> str:
+    """Of blocks of this test: a source, a registry that trusts the key, and the key."""
+    assert prefect_server
+    name = f"signed-{secrets.token_hex(4)}"
+    access = MinIOCredentials(minio_root_user=_ACCESS_KEY, minio_root_password=SecretStr(SECRET_KEY))
+    authority = Path(bucket.server.certificates.ca).read_text()
+    S3Source(bucket=bucket.name, endpoint_url=bucket.server.url, ca_certificate=authority, credentials=access).save(name)
+    OciRegistry(host=registry_3.host, plain_http=True, trusted_keys=keys.public).save(name)
+    SigningKey(private_key=SecretStr(keys.private), password=SecretStr(PASSWORD)).save(name)
+    return name
+
+
+def test_built_signed_and_verified(
+    name: str, prefect_server: str, bucket: Bucket, registry_3: Registry, keys: KeyPair, other_keys: KeyPair
+) -> None:
+    bucket.put({"config.json": b"{}", "model.safetensors": b"weights"})
+    repository = f"models/{secrets.token_hex(4)}"
+    told: dict[str, Any] = {"model": "m", "path": "m/v1", "repository": repository, "source": name, "registry": name, "base": "none"}
+    unsigned = build_modelcar(**told, tag="unsigned", platforms=["linux/amd64"])
+    assert unsigned.image
+    assert unsigned.image.signed_by is None
+    block = load_block(OciRegistry, name)
+    with pytest.raises(Refused, match="is not signed; build it with a signing key"):
+        demand_signature(Reference.parse(unsigned.image.image), block)
+
+    report = build_modelcar(**told, signing_key=name)
+    assert report.image
+    assert report.image.signed_by == keys.key.public.hint
+    image = f"{registry_3.host}/{repository}:v1"
+    assert str(demand_signature(Reference.parse(image), block)) == report.image.image
+    assert cosign(image, keys.public) == 2
+    assert build_modelcar(**told, signing_key=name).image == report.image, "all of it is there, and left as it is"
+
+    verified = verify_image(image, name)
+    assert (verified.image, verified.files, verified.provenance, verified.read) == (report.image.image, 2, True, False)
+    assert verify_image(image, name, keys.public, read_layers=True).read
+    with pytest.raises(Refused, match="signed, but not by a trusted key"):
+        verify_image(image, name, other_keys.public)
+    assert PASSWORD not in everything(prefect_server)
+
+
+def test_without_trusted_keys_nothing_is_demanded(name: str, registry_3: Registry) -> None:
+    block = OciRegistry(host=registry_3.host, plain_http=True)
+    image = Reference(host=registry_3.host, repository="models/none", tag="v1")
+    assert demand_signature(image, block) == image
+    block.save(f"{name}-all")
+    with pytest.raises(Refused, match="has no trusted keys"):
+        verify_image(str(image), f"{name}-all")
+    with pytest.raises(Refused, match="holds no public key"):
+        verify_image(str(image), name, "not a key")
+    with pytest.raises(Refused, match="names no registry"):
+        verify_image("models/none", name)
+
+
+def test_a_key_is_opened_when_it_is_entered(keys: KeyPair) -> None:
+    with pytest.raises(ValidationError, match="holds no private key") as caught:
+        SigningKey(private_key=SecretStr(keys.private), password=SecretStr("wr0ng"))
+    block = SigningKey(private_key=SecretStr(keys.private), password=SecretStr(PASSWORD))
+    shown = f"{caught.value}{block!r}{block}{block.key()!r}{block.model_dump_json()}"
+    assert not [secret for secret in (PASSWORD, "wr0ng", keys.private.split("\n")[1]) if secret in shown]
+
+
+def everything(url: str) -> str:
+    """All that the server tells of logs, artifacts, parameters and blocks."""
+    paths = ("logs", "artifacts", "flow_runs", "task_runs", "block_documents")
+    return "".join(httpx.post(f"{url}/{path}/filter", json={}, timeout=30).raise_for_status().text for path in paths)
