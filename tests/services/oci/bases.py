@@ -70,9 +70,15 @@ def descriptor(media_type: str, digest: str, content: bytes) -> dict[str, Any]:
 
 
 def _layer(platform: str) -> bytes:
+    return tar_of({"bin/sh": platform.encode()})
+
+
+def tar_of(files: dict[str, bytes]) -> bytes:
+    """A layer of programs."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
-        entry = tarfile.TarInfo("bin/sh")
-        entry.mode, entry.size = 0o755, len(platform)
-        archive.addfile(entry, io.BytesIO(platform.encode()))
+        for name, content in files.items():
+            entry = tarfile.TarInfo(name)
+            entry.mode, entry.size = 0o755, len(content)
+            archive.addfile(entry, io.BytesIO(content))
     return buffer.getvalue()
