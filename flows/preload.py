@@ -8,10 +8,11 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.logging import get_run_logger
 from pydantic import Field
 
-from blocks import Cluster, ModelCache, S3Source, load_block
+from blocks import Cluster, ModelCache, load_block
 from flows.capacity import measure
 from flows.catalogue import Catalogued, catalogued
 from flows.hooks import end_jobs, end_jobs_never_started
+from flows.model_sources import BucketSource, ImageSource, model_source, version_of
 from flows.orders import carry_out
 from flows.parameters import ShortText
 from flows.progress import LoadProgress
@@ -24,10 +25,9 @@ from modelyard.orders import LoadResult, LoadSpec, VerifyLevel
 from modelyard.plans.catalogue import Source
 from modelyard.plans.claim import ClaimAction, ClaimPlan
 from modelyard.plans.nfs_volume import export_of
-from modelyard.plans.preload import PreloadFacts, PreloadPlan, PreloadRequest, describe, plan_preload, read_listing
+from modelyard.plans.preload import PreloadFacts, PreloadPlan, PreloadRequest, describe, plan_preload
 from modelyard.plans.storage_classes import class_table
 from modelyard.quantities import format_bytes, format_duration
-from modelyard.sources.s3 import S3Source as S3Files
 from modelyard.volumes.claims import ensure_claim, read_claim, wait_bound
 from modelyard.volumes.expansion import expand_claim, wait_expanded
 from modelyard.volumes.persistent_volumes import read_export_volumes
@@ -66,9 +66,10 @@ def preload_model(  # noqa: PLR0913, PLR0917 - these are the fields of the form
 
     Args:
         model: Name of the model; it becomes a directory on the volume.
-        path: Path of the version's files below the source's prefix, for example all-minilm-l6-v2/v1.
-        version: Name of this version; empty: the last directory of the path.
-        source: Name of the Modelyard S3 Source block to read from.
+        path: Path of the version's files below the source's prefix, for example all-minilm-l6-v2/v1; or an image whose files below
+            models/ are the version's, for example oci://registry.example/models/all-minilm-l6-v2:v1.
+        version: Name of this version; empty: the last directory of the path, or the image's tag.
+        source: Name of the Modelyard S3 Source block to read from; for an image, of the Modelyard OCI Registry block.
         cache: Name of the Modelyard Model Cache block to write to.
         cluster: Name of the Modelyard Cluster block the cache lies in.
         verify: How a version that is there already is checked: by the sizes of its files, or by reading and hashing them.
@@ -77,8 +78,8 @@ def preload_model(  # noqa: PLR0913, PLR0917 - these are the fields of the form
     Raises:
         Refused: the plan holds problems; all of them are listed, and nothing was changed.
     """
-    files, kube = load_block(S3Source, source), Kube(load_block(Cluster, cluster).get_client())
-    request = PreloadRequest(model, version, files.location(path), load_block(ModelCache, cache).spec(), verify)
+    files, kube = model_source(source, path), Kube(load_block(Cluster, cluster).get_client())
+    request = PreloadRequest(model, version or version_of(path), files.location, load_block(ModelCache, cache).spec(), verify)
     plan = plan_preload(request, measure(request, resolve(request, files, kube), kube))
     publish_plan(plan)
     if dry_run:
@@ -94,13 +95,16 @@ def preload_model(  # noqa: PLR0913, PLR0917 - these are the fields of the form
 
 
 @task(task_run_name="resolve-{request.model}", **retried())
-def resolve(request: PreloadRequest, source: S3Source, kube: Kube) -> PreloadFacts:
+def resolve(request: PreloadRequest, source: BucketSource | ImageSource, kube: Kube) -> PreloadFacts:
     """Read the facts once: what the source lists, the claim, the classes, the volumes of an NFS export that the cache names."""
-    files, cache = S3Files(request.source, source.client()), request.cache
-    listing, problems = read_listing(files.list(), request.source.uri, cache)
+    cache = request.cache
+    seen = source.list(cache)
     claim, export = read_claim(kube, cache.namespace, cache.claim), export_of(cache)
     exports = read_export_volumes(kube, export) if export else ()
-    return PreloadFacts(listing, problems, claim, read_storage_classes(kube), files.pin, exports)
+    classes = read_storage_classes(kube)
+    return PreloadFacts(
+        seen.listing, seen.problems, claim, classes, seen.pin, exports, source=seen.source, digest=seen.digest, told=seen.told
+    )
 
 
 @task(task_run_name="claim-{plan.request.cache.claim}", **retried(ClusterUnavailable))
@@ -116,7 +120,7 @@ def provide_claim(plan: PreloadPlan, claim: ClaimPlan, kube: Kube) -> None:
 
 
 @task(task_run_name="load-{plan.model}", **retried(ClusterUnavailable, LoaderInterrupted))
-def load(spec: LoadSpec, plan: PreloadPlan, source: S3Source, kube: Kube, entry: Catalogued) -> LoadResult:
+def load(spec: LoadSpec, plan: PreloadPlan, source: BucketSource | ImageSource, kube: Kube, entry: Catalogued) -> LoadResult:
     """Run the loader's Job beside the volume, or join the one that runs; returns when the version is there."""
     progress = LoadProgress(_key(plan, "progress"), plan.model, entry)
     cache, secrets = plan.request.cache, source.secret_data()

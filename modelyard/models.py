@@ -108,8 +108,8 @@ class OciLocation(Value):
 
     @property
     def last_name(self) -> str:
-        """The tag: a version's name where none is given."""
-        return self.tag or ""
+        """No version's name: the tag may be ``latest``, and beside a digest there need not be one."""
+        return ""
 
 
 class ClaimLocation(Value):

@@ -52,6 +52,16 @@ class Order(Value):
         """Whether the volume is mounted only to read."""
         return False
 
+    @property
+    def needs_volume(self) -> bool:
+        """Whether the cache's claim is mounted at all."""
+        return True
+
+    @property
+    def needs_scratch(self) -> bool:
+        """Whether there is a place for temporary files."""
+        return True
+
 
 class VerifyLevel(StrEnum):
     """How a version that is on the volume already is checked before it is called there."""

@@ -17,6 +17,7 @@ from modelyard.caches import CacheSpec
 from modelyard.kube.apply import OWNERSHIP
 from modelyard.kube.resources import GROUP, Manifest
 from modelyard.names import label_value
+from modelyard.oci.environment import AUTHORITY_VARIABLE, CONFIG_VARIABLE
 from modelyard.orders import Order
 
 CONTAINER = "loader"
@@ -30,6 +31,8 @@ BYTES_ANNOTATION = f"{GROUP}/bytes"
 CA_KEY = "ca.crt"
 _KEY_PAIR = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 CREDENTIAL_KEYS = (*_KEY_PAIR, "AWS_SESSION_TOKEN")
+REGISTRY_KEYS = (CONFIG_VARIABLE, AUTHORITY_VARIABLE)
+SECRET_KEYS = (*CREDENTIAL_KEYS, *REGISTRY_KEYS, CA_KEY)
 
 #: The loader ends with this code when no other try will help.
 PERMANENT_EXIT_CODE = 1
@@ -99,13 +102,14 @@ def _kept(order: Order) -> timedelta:
 def loader_secret(job: Manifest, data: Mapping[str, str]) -> Manifest:
     """The credentials of a Job that exists, deleted together with it.
 
-    ``data`` may hold AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN and ``ca.crt`` (PEM).
+    ``data`` may hold AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN and ``ca.crt`` (PEM) for a bucket, and for a
+    registry what ``modelyard.oci.environment`` names.
 
     Raises:
         ValueError: another key.
     """
-    if unknown := sorted(set(data) - {*CREDENTIAL_KEYS, CA_KEY}):
-        raise ValueError(f"a loader's Secret holds {', '.join((*CREDENTIAL_KEYS, CA_KEY))}, not {', '.join(unknown)}")
+    if unknown := sorted(set(data) - {*SECRET_KEYS}):
+        raise ValueError(f"a loader's Secret holds {', '.join(SECRET_KEYS)}, not {', '.join(unknown)}")
     bundle = {_BUNDLE_KEY: f"{_CA_DIRECTORY}/{CA_KEY}"} if CA_KEY in data else {}
     metadata = job["metadata"]
     owner = {"apiVersion": job["apiVersion"], "kind": job["kind"], "name": metadata["name"], "uid": metadata["uid"], "controller": True}
@@ -171,8 +175,8 @@ def _pod_spec(order: Order, cache: CacheSpec, secret: _SecretRef | None, node: s
         "tolerations": [dict(toleration) for toleration in cache.tolerations],
         "containers": [_container(order, cache, secret)],
         "volumes": [
-            {"name": "models", "persistentVolumeClaim": {"claimName": cache.claim, **_read_only(order)}},
-            {"name": "tmp", "emptyDir": {"sizeLimit": "64Mi"}},
+            *([{"name": "models", "persistentVolumeClaim": {"claimName": cache.claim, **_read_only(order)}}] if order.needs_volume else []),
+            *([{"name": "tmp", "emptyDir": {"sizeLimit": "64Mi"}}] if order.needs_scratch else []),
             *([_ca_volume(secret.name)] if secret else []),
         ],
     }
@@ -208,7 +212,7 @@ def _container(order: Order, cache: CacheSpec, secret: _SecretRef | None) -> Man
         "env": [
             {"name": "MODELYARD_ROOT", "value": MOUNT_PATH},
             {"name": "HOME", "value": "/tmp"},  # noqa: S108 - the pod's own emptyDir; an arbitrary uid has no home
-            *([_from_secret(secret, key) for key in (*CREDENTIAL_KEYS, _BUNDLE_KEY)] if secret else []),
+            *([_from_secret(secret, key) for key in _variables(secret)] if secret else []),
         ],
         "resources": _resources(cache),
         "securityContext": {
@@ -219,16 +223,20 @@ def _container(order: Order, cache: CacheSpec, secret: _SecretRef | None) -> Man
         "terminationMessagePath": "/dev/termination-log",
         "terminationMessagePolicy": "File",
         "volumeMounts": [
-            {"name": "models", "mountPath": MOUNT_PATH, **_read_only(order)},
-            {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108
+            *([{"name": "models", "mountPath": MOUNT_PATH, **_read_only(order)}] if order.needs_volume else []),
+            *([{"name": "tmp", "mountPath": "/tmp"}] if order.needs_scratch else []),  # noqa: S108
             *([{"name": "ca", "mountPath": _CA_DIRECTORY, "readOnly": True}] if secret else []),
         ],
     }
 
 
+def _variables(secret: _SecretRef) -> tuple[str, ...]:
+    return (*CREDENTIAL_KEYS, _BUNDLE_KEY, *(key for key in REGISTRY_KEYS if key in secret.keys))
+
+
 def _from_secret(secret: _SecretRef, key: str) -> Manifest:
-    """Optional, because a Secret may hold a certificate alone; but a loader that was given keys never runs as its node instead."""
-    optional = {} if key in _KEY_PAIR and key in secret.keys else {"optional": True}
+    """Optional, because a Secret may hold a certificate alone; but a loader that was given keys never runs as its node, or unnamed."""
+    optional = {} if key in {*_KEY_PAIR, *REGISTRY_KEYS} and key in secret.keys else {"optional": True}
     return {"name": key, "valueFrom": {"secretKeyRef": {"name": secret.name, "key": key, **optional}}}
 
 

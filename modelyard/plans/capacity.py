@@ -67,8 +67,11 @@ class Capacity:
         return self.needed + self.running + self.headroom - self.space.free_bytes if self.needed else 0
 
 
-def plan_capacity(model: ModelRef, listing: Listing, headroom: int, seen: VolumeSeen, claim: ClaimFacts) -> Capacity:
-    """How loading ``listing`` as ``model`` stands to the volume that was seen. No side effects."""
+def plan_capacity(
+    model: ModelRef, listing: Listing, headroom: int, seen: VolumeSeen, claim: ClaimFacts, digest: str | None = None
+) -> Capacity:
+    """How loading ``listing``, whose files' ``digest`` may be known, as ``model`` stands to the volume that was seen. No side effects."""
+    seen = replace(seen, versions=tuple(_as_listed(entry, model, listing, digest) for entry in seen.versions))
     own = [entry for entry in seen.versions if (entry.model, entry.version) == (model.name, model.version)]
     there = any(entry.state in _PLACED and entry.listing_digest == listing.digest for entry in own)
     staged = min(sum(entry.bytes for entry in own if entry.state is VersionState.STAGING), seen.staged_bytes, listing.bytes)
@@ -84,6 +87,12 @@ def plan_capacity(model: ModelRef, listing: Listing, headroom: int, seen: Volume
     place = _place_problems(model, listing, seen.versions)
     room, notes = ((), ()) if there or place else _room(model, listing, capacity, seen, _subject(claim))
     return replace(capacity, notes=(*notes, *_not_enforced(seen, claim)), problems=(*place, *room))
+
+
+def _as_listed(entry: VersionEntry, model: ModelRef, listing: Listing, digest: str | None) -> VersionEntry:
+    """A version of the very files that are to be loaded is the one of this listing, wherever it came from."""
+    same = digest and (entry.model, entry.version, entry.digest) == (model.name, model.version, digest)
+    return entry.model_copy(update={"listing_digest": listing.digest}) if same else entry
 
 
 def _subject(claim: ClaimFacts) -> str:

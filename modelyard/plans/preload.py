@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from modelyard.caches import CacheSpec
 from modelyard.errors import Problem, Refused
-from modelyard.models import Listing, ModelRef, Pin, S3Location, SourceFile, summarise
+from modelyard.models import Listing, ModelRef, Origin, Pin, SourceFile, summarise
 from modelyard.names import name_problem, preload_job_name
 from modelyard.orders import LoadSpec, VerifyLevel
 from modelyard.plans.capacity import Capacity, VolumeSeen, capacity_table, plan_capacity
@@ -33,7 +33,7 @@ class PreloadRequest:
 
     model: str
     version: str | None
-    source: S3Location
+    source: Origin
     cache: CacheSpec
     verify: VerifyLevel = VerifyLevel.SIZES
 
@@ -50,6 +50,9 @@ class PreloadFacts:
     exports: tuple[ExportVolume, ...] | None = ()  # the volumes of the NFS export that the cache names; None: not to be listed
     volume: VolumeSeen | None = None  # None: it was not looked at
     unmeasured: str | None = None  # why not, if it should have been
+    source: Origin | None = None  # the request's, pinned by what was seen there
+    digest: str | None = None  # of the files, where their SHA-256s are known already
+    told: tuple[str, ...] = ()  # what is worth knowing of the source
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +79,7 @@ class PreloadPlan:
         """What is worth knowing and stands against nothing."""
         unmeasured = (f"free space was not measured: {self.facts.unmeasured}",) if self.facts.unmeasured else ()
         about_claim, about_space = self.claim.notes if self.claim else (), self.capacity.notes if self.capacity else ()
-        return (*about_claim, *self.placement.notes, *about_space, *unmeasured)
+        return (*self.facts.told, *about_claim, *self.placement.notes, *about_space, *unmeasured)
 
     def approved(self) -> tuple[LoadSpec, ClaimPlan]:
         """The load to run, and the claim to run it on.
@@ -91,7 +94,10 @@ class PreloadPlan:
 
 def read_listing(files: Iterable[SourceFile], subject: str, cache: CacheSpec) -> tuple[Listing, tuple[Problem, ...]]:
     """Sum a listing up, and say what is wrong with it, as far as names tell what the cache's gates would refuse."""
-    listed = list(files)
+    try:
+        listed = list(files)
+    except Refused as refused:  # an image tells what is wrong with its layers while it is listed
+        return summarise(()), refused.problems
     problems = [*path_problems(listed), *_archived(listed), *weight_problems(listed, cache.weight_formats)]
     if listed and cache.require_digests and not any(file.path == SUMS_NAME for file in listed):
         problems.append(missing_sums(subject))
@@ -110,6 +116,7 @@ def _archived(files: Sequence[SourceFile]) -> list[Problem]:
 
 def plan_preload(request: PreloadRequest, facts: PreloadFacts) -> PreloadPlan:
     """The plan for ``request``, given what is there. All that stands against it is in ``problems``. No side effects."""
+    request = replace(request, source=facts.source or request.source)
     version = request.version or default_version(request.model, request.source, facts.listing)
     names = [Problem("model or version", problem, "choose another") for text in (request.model, version) if (problem := name_problem(text))]
     planned = plan_claim(request.cache, facts.claim, facts.classes, facts.exports)
@@ -140,7 +147,8 @@ def _capacity(request: PreloadRequest, version: str, facts: PreloadFacts, claim:
             update={"total_bytes": seen.space.total_bytes + more, "free_bytes": seen.space.free_bytes + more, "total_inodes": 0}
         )
         seen = replace(seen, space=space)
-    return plan_capacity(ModelRef(name=request.model, version=version), facts.listing, request.cache.headroom, seen, facts.claim)
+    model, headroom = ModelRef(name=request.model, version=version), request.cache.headroom
+    return plan_capacity(model, facts.listing, headroom, seen, facts.claim, facts.digest)
 
 
 def _too_large(request: PreloadRequest, listing: Listing, claim: ClaimPlan) -> tuple[Problem, ...]:
@@ -158,6 +166,7 @@ def _spec(request: PreloadRequest, version: str, facts: PreloadFacts) -> LoadSpe
         model=ModelRef(name=request.model, version=version),
         source=request.source,
         listing=facts.listing,
+        digest=facts.digest,
         headroom=request.cache.headroom,
         verify=request.verify,
         weights=request.cache.weight_formats,
@@ -166,9 +175,9 @@ def _spec(request: PreloadRequest, version: str, facts: PreloadFacts) -> LoadSpe
     )
 
 
-def default_version(model: str, source: S3Location, listing: Listing) -> str:
+def default_version(model: str, source: Origin, listing: Listing) -> str:
     """The last directory of the source's path; where that is no name, or only the model's again, the listing's digest."""
-    last = source.directory.rstrip("/").rpartition("/")[2]
+    last = source.last_name
     if last and last != model and not name_problem(last):
         return last
     return listing.digest.removeprefix("sha256:")[:_DIGEST_CHARS]

@@ -45,6 +45,11 @@ class OciSource:
         self._places: dict[str, tuple[SourceFile, Place]] | None = None
         self._listing = threading.Lock()
 
+    @property
+    def digest(self) -> str | None:
+        """The digest that the files will have on a volume, where all their SHA-256s are known."""
+        return _content(self._index())
+
     def close(self) -> None:
         """Close the connections."""
         self._repository.close()

@@ -152,6 +152,15 @@ def test_a_loader_that_was_given_keys_does_not_start_without_them() -> None:
     ]
 
 
+def test_a_registry_s_credentials_and_authority_come_as_variables() -> None:
+    keys = ("MODELYARD_REGISTRY_CONFIG", "MODELYARD_REGISTRY_CA")
+    job = loader_job(SPEC, CACHE, run_id="run-1", secret_keys=keys)
+    assert job["spec"]["template"]["spec"]["containers"][0]["env"][-2:] == [reference(key) for key in keys]
+    assert loader_secret(job | {"metadata": job["metadata"] | {"uid": "1"}}, dict.fromkeys(keys, "x"))["data"] == dict.fromkeys(
+        sorted(keys), "eA=="
+    )
+
+
 def spec_digest(spec: LoadSpec = SPEC, cache: CacheSpec = CACHE, **options: Any) -> str:
     digest: str = loader_job(spec, cache, **{"run_id": "run-1", **options})["metadata"]["annotations"]["modelyard.dev/spec-digest"]
     return digest
