@@ -1,0 +1,117 @@
+"""Serving by the flow: each mode to a Ready service whose files were seen; what does not come up is told, and what is not ours is left."""
+
+import json
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+
+import devcluster
+from blocks import Cluster, OciRegistry
+from flows.serve_modelcar import ServeReport, serve_modelcar
+from modelyard.errors import Refused, ServingFailed
+from modelyard.kube.client import Kube
+from tests.cluster.kserve.images import FILES, push_model
+from tests.cluster.kserve.support import apply_all
+
+pytestmark = pytest.mark.cluster
+FORMAT = "modelyard-test"
+
+
+@dataclass(frozen=True)
+class Serving:
+    """A namespace with a runtime that needs no more than the files, blocks, and images."""
+
+    kube: Kube
+    name: str
+    image: str  # with a shell
+    bare: str  # without
+
+    def serve(self, name: str, image: str, **more: Any) -> ServeReport:
+        told = {"model_format": FORMAT, "registry": self.name, "cluster": self.name, "patience": "5m", **more}
+        report: ServeReport = serve_modelcar(name=name, namespace=self.name, image=image, **told)
+        return report
+
+
+@pytest.fixture(scope="module")
+def serving(prefect_server: str, kserve: Kube, kserve_cluster: devcluster.Cluster) -> Iterator[Serving]:
+    assert prefect_server
+    name = f"serve-{secrets.token_hex(4)}"
+    Cluster(kubeconfig=SecretStr(kserve_cluster.kubeconfig.read_text())).save(name)
+    OciRegistry(host=kserve_cluster.registry, plain_http=True).save(name)
+    image = push_model(kserve_cluster, kserve, f"models/{name}", based=True)
+    bare = push_model(kserve_cluster, kserve, f"models/{name}-bare", based=False)
+    apply_all(kserve_cluster, {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+    apply_all(kserve_cluster, runtime(name))
+    yield Serving(kserve, name, image, bare)
+    kserve.delete("Namespace", name)
+
+
+def runtime(namespace: str) -> dict[str, Any]:
+    """A server of files: it is the flow that is tested here, and inference elsewhere."""
+    container = {
+        "name": "kserve-container",
+        "image": "busybox:1.36",
+        "command": ["httpd", "-f", "-p", "8080", "-h", "/mnt"],
+        "readinessProbe": {"httpGet": {"path": "/models/config.json", "port": 8080}, "periodSeconds": 1},
+        "ports": [{"containerPort": 8080, "protocol": "TCP"}],
+        "resources": {"requests": {"cpu": "10m", "memory": "16Mi"}, "limits": {"memory": "64Mi"}},
+    }
+    spec = {"supportedModelFormats": [{"name": FORMAT, "autoSelect": True}], "containers": [container]}
+    return {
+        "apiVersion": "serving.kserve.io/v1alpha1",
+        "kind": "ServingRuntime",
+        "metadata": {"name": FORMAT, "namespace": namespace},
+        "spec": spec,
+    }
+
+
+def test_a_modelcar_is_served_its_files_are_seen_and_a_second_run_changes_nothing(serving: Serving) -> None:
+    served = serving.serve("car", serving.image)
+    [pod] = served.pods
+    assert (served.action, served.uri, pod.notes) == ("created", f"oci://{serving.image}", ())
+    assert (pod.files, pod.bytes) == (len(FILES), sum(map(len, FILES.values())))
+    again = serving.serve("car", serving.image)
+    assert (again.action, [each.name for each in again.pods]) == ("unchanged", [pod.name])
+    left = [job["metadata"]["name"] for job in serving.kube.list("Job", serving.name) if not job["metadata"].get("deletionTimestamp")]
+    assert left == []
+
+
+def test_an_image_without_a_shell_is_served_natively_and_refused_as_a_modelcar(serving: Serving) -> None:
+    with pytest.raises(Refused, match="has no sh, ln, ls, sleep, which a modelcar runs"):
+        serving.serve("bare", serving.bare)
+    assert serving.kube.get("InferenceService", "bare", serving.name) is None
+    [pod] = serving.serve("bare", serving.bare, mode="native").pods
+    assert (pod.files, pod.bytes) == (len(FILES), sum(map(len, FILES.values())))
+
+
+def test_what_keeps_a_service_from_ready_is_told(serving: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("modelyard.serving.service._PATIENCE_SECONDS", 2.0)
+    with pytest.raises(ServingFailed, match=r"NoSupportingRuntime.*make a ServingRuntime for this format"):
+        serving.serve("none", serving.image, model_format="unheard-of")
+
+
+def test_an_image_without_models_is_told_of(serving: Serving, kserve_cluster: devcluster.Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("modelyard.serving.service._PATIENCE_SECONDS", 2.0)
+    empty = push_model(kserve_cluster, serving.kube, f"models/{serving.name}-empty", based=True, files={})
+    with pytest.raises(ServingFailed, match="holds no files below /models"):
+        serving.serve("empty", empty)
+
+
+def test_the_service_of_others_is_left_alone(serving: Serving, kserve_cluster: devcluster.Cluster) -> None:
+    model = {"modelFormat": {"name": FORMAT}, "storageUri": "pvc://theirs/m"}
+    theirs = {
+        "apiVersion": "serving.kserve.io/v1beta1",
+        "kind": "InferenceService",
+        "metadata": {"name": "theirs", "namespace": serving.name},
+        "spec": {"predictor": {"minReplicas": 1, "model": model}},
+    }
+    apply_all(kserve_cluster, theirs)
+    with pytest.raises(Refused, match="was not made by Modelyard, so it is not changed"):
+        serving.serve("theirs", serving.image)
+    live = serving.kube.get("InferenceService", "theirs", serving.name)
+    assert live
+    assert live["spec"]["predictor"]["model"]["storageUri"] == "pvc://theirs/m", json.dumps(live["spec"])
