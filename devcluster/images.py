@@ -23,7 +23,8 @@ from devcluster.registry import Registry
 
 SUITE = "bookworm"
 BASE = f"localhost/modelyard-base:{SUITE}"
-BASE_PACKAGES = ("python3", "python3-venv", "ca-certificates")
+# libstdc++6: what compiled Python packages are linked with, as every image of Debian with apt has it.
+BASE_PACKAGES = ("python3", "python3-venv", "ca-certificates", "libstdc++6")
 APT = Path("/etc/apt")
 
 

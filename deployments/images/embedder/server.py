@@ -1,4 +1,4 @@
-"""A sentence model behind the Open Inference Protocol (v2, REST): texts in, their vectors and cosine similarities out.
+"""A sentence model behind KServe's protocols: texts in, their vectors out; by the Open Inference Protocol (v2) similarities too.
 
     python -m embedder.server --model-name NAME --model-dir /mnt/models --port 8080
 
@@ -18,15 +18,14 @@ from typing import Any
 
 import numpy as np
 
-from .bert import Encoder
+from .bert import Array, Encoder
 
 _LOG = logging.getLogger("embedder")
 _LARGEST_BODY = 1 << 20
 _LOOK_EVERY_SECONDS = 0.2
 #: What must be there before the model is read; the weights come last in every way of bringing a model.
 _FILES = ("config.json", "tokenizer.json", "model.safetensors")
-_OUTPUTS = ("embedding", "similarity")
-_USAGE = 'give {"inputs": [{"name": "text", "datatype": "BYTES", "shape": [n], "data": [n texts]}]}'
+_USAGE = 'give {"inputs": [{"name": "text", "datatype": "BYTES", "shape": [n], "data": [n texts]}]} (v2) or {"instances": [n texts]} (v1)'
 Answer = tuple[HTTPStatus, dict[str, Any]]
 
 
@@ -57,28 +56,37 @@ class Model:
             ],
         }
 
-    def infer(self, request: dict[str, Any]) -> Answer:
-        """The outputs asked for (all, if none is named) of the texts in the input ``text``."""
+    def answer(self, path: str, request: dict[str, Any]) -> Answer:
+        """The answer to a request of either protocol."""
+        asked = {f"/v2/models/{self.name}/infer": self._infer, f"/v1/models/{self.name}:predict": self._predict}.get(path)
+        if asked is None:
+            return HTTPStatus.NOT_FOUND, {"error": f"nothing is at {path}"}
         if self.encoder is None:
             return HTTPStatus.SERVICE_UNAVAILABLE, {"error": f"model {self.name} is not loaded yet"}
         try:
-            texts, wanted = _read_request(request)
+            return HTTPStatus.OK, asked(self.encoder, request)
         except (StopIteration, KeyError, TypeError, ValueError):
             return HTTPStatus.BAD_REQUEST, {"error": _USAGE}
-        vectors = np.stack([self.encoder.embed(text) for text in texts])
+
+    def _infer(self, encoder: Encoder, request: dict[str, Any]) -> dict[str, Any]:
+        """The outputs asked for (all, if none is named) of the texts in the input ``text``."""
+        vectors = _embed(encoder, next(entry["data"] for entry in request["inputs"] if entry["name"] == "text"))
         found = {"embedding": vectors, "similarity": vectors @ vectors.T}
+        wanted = [entry["name"] for entry in request.get("outputs", [])] or list(found)
         outputs = [
             {"name": name, "datatype": "FP32", "shape": list(found[name].shape), "data": found[name].ravel().tolist()} for name in wanted
         ]
-        return HTTPStatus.OK, {"model_name": self.name, "id": request.get("id", ""), "outputs": outputs}
+        return {"model_name": self.name, "id": request.get("id", ""), "outputs": outputs}
+
+    def _predict(self, encoder: Encoder, request: dict[str, Any]) -> dict[str, Any]:
+        """A vector for each of the instances."""
+        return {"predictions": _embed(encoder, request["instances"]).tolist()}
 
 
-def _read_request(request: dict[str, Any]) -> tuple[list[str], list[str]]:
-    texts = next(entry["data"] for entry in request["inputs"] if entry["name"] == "text")
-    wanted = [entry["name"] for entry in request.get("outputs", [])] or list(_OUTPUTS)
-    if not texts or not all(isinstance(text, str) for text in texts) or not set(wanted) <= set(_OUTPUTS):
-        raise ValueError(request)
-    return texts, wanted
+def _embed(encoder: Encoder, texts: list[str]) -> Array:
+    if not texts or not all(isinstance(text, str) for text in texts):
+        raise ValueError(texts)
+    return np.stack([encoder.embed(text) for text in texts])
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -96,6 +104,7 @@ class Handler(BaseHTTPRequestHandler):
             "/v2/health/ready": (ready, {"ready": ready is HTTPStatus.OK}),
             f"/v2/models/{self.model.name}": (HTTPStatus.OK, self.model.metadata()),
             f"/v2/models/{self.model.name}/ready": (ready, {"name": self.model.name, "ready": ready is HTTPStatus.OK}),
+            f"/v1/models/{self.model.name}": (ready, {"name": self.model.name, "ready": ready is HTTPStatus.OK}),
         }
         self._answer(*answers.get(self.path, (HTTPStatus.NOT_FOUND, {"error": f"nothing is at {self.path}"})))
 
@@ -107,15 +116,12 @@ class Handler(BaseHTTPRequestHandler):
             self._answer(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, {"error": f"a request has at most {_LARGEST_BODY} bytes"})
             return
         body = self.rfile.read(length)
-        if self.path != f"/v2/models/{self.model.name}/infer":
-            self._answer(HTTPStatus.NOT_FOUND, {"error": f"nothing is at {self.path}"})
-            return
         try:
             request = json.loads(body)
         except ValueError as error:
             self._answer(HTTPStatus.BAD_REQUEST, {"error": f"the body is no JSON: {error}"})
             return
-        self._answer(*self.model.infer(request))
+        self._answer(*self.model.answer(self.path, request))
 
     def _answer(self, status: HTTPStatus, content: dict[str, Any]) -> None:
         body = json.dumps(content).encode()

@@ -1,0 +1,57 @@
+"""What KServe's tests share: applying, waiting, asking a served model, and what a right answer is."""
+
+import json
+import subprocess
+from typing import Any
+
+import httpx
+
+import devcluster
+from modelyard.kube.client import Kube
+
+#: The example of the library that the model was published with, and the cosine similarities that its documentation prints for it
+#: (sentence-transformers, "Quickstart", all-MiniLM-L6-v2): an answer that no other weights give.
+TEXTS = ("The weather is lovely today.", "It's so sunny outside!", "He drove to the stadium.")
+SIMILARITIES = (1.0000, 0.6660, 0.1046, 0.6660, 1.0000, 0.1411, 0.1046, 0.1411, 1.0000)
+SECONDS = 300
+
+
+def apply_all(cluster: devcluster.Cluster, *manifests: dict[str, Any]) -> None:
+    """Apply them as a user does; KServe's webhooks are asked."""
+    _kubectl(cluster, "apply", "--server-side", "--filename=-", stdin="\n---\n".join(map(json.dumps, manifests)))
+
+
+def ask(kube: Kube, namespace: str, name: str) -> list[float]:
+    """The similarities of TEXTS, from the model behind the predictor's Service, by the Open Inference Protocol."""
+    service = kube.get("Service", f"{name}-predictor", namespace)
+    assert service
+    (port,) = service["spec"]["ports"]
+    address = service["spec"]["clusterIP"]
+    assert address not in {None, "None"}, service["spec"]
+    request = {
+        "inputs": [{"name": "text", "datatype": "BYTES", "shape": [len(TEXTS)], "data": list(TEXTS)}],
+        "outputs": [{"name": "similarity"}],
+    }
+    answer = httpx.post(f"http://{address}:{port['port']}/v2/models/{name}/infer", json=request, timeout=60, trust_env=False)
+    assert answer.is_success, answer.text
+    (output,) = answer.json()["outputs"]
+    return list(output["data"])
+
+
+def wait_pod(cluster: devcluster.Cluster, namespace: str, pod: str) -> None:
+    """Until the pod is Ready."""
+    _kubectl(cluster, f"--namespace={namespace}", "wait", "--for=condition=Ready", f"pod/{pod}", f"--timeout={SECONDS}s")
+
+
+def digests_in(cluster: devcluster.Cluster, namespace: str, pod: str, container: str, directory: str) -> dict[str, str]:
+    """SHA-256 of each file below the directory, as the container sees it."""
+    script = f"cd {directory} && find . -type f -exec sha256sum {{}} +"
+    told = _kubectl(cluster, f"--namespace={namespace}", "exec", pod, "-c", container, "--", "sh", "-c", script)
+    return {path: digest for digest, path in (line.split("  ./", 1) for line in told.splitlines())}
+
+
+def _kubectl(cluster: devcluster.Cluster, *arguments: str, stdin: str | None = None) -> str:
+    command = [str(cluster.kubectl), f"--kubeconfig={cluster.kubeconfig}", *arguments]
+    done = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False, timeout=SECONDS + 30)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
