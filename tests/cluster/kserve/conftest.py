@@ -1,5 +1,6 @@
 """A cluster with KServe, of its own: KServe's webhooks stand before every pod of an InferenceService, and disturb no other test."""
 
+import fcntl
 import os
 import secrets
 from collections.abc import Iterator
@@ -24,6 +25,15 @@ def kserve_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[devclus
 def kserve(kserve_cluster: devcluster.Cluster) -> Kube:
     """The cluster as its administrator."""
     return connect(str(kserve_cluster.kubeconfig))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _steady_kserve(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A module that changes KServe (CHANGES_KSERVE) has it for itself; the others keep it as it is while they run."""
+    mode = fcntl.LOCK_EX if getattr(request.module, "CHANGES_KSERVE", False) else fcntl.LOCK_SH
+    with (run_directory(tmp_path_factory) / "uses-of-kserve.lock").open("w") as lock:
+        fcntl.flock(lock, mode)
+        yield
 
 
 @pytest.fixture
