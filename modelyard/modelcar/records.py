@@ -6,17 +6,20 @@ manifest: it lies where the layers lie (any machine can go on), and while it is 
 
 import hashlib
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from modelyard.errors import ModelyardError
 from modelyard.images.build import SOURCE, ModelLayer
 from modelyard.images.descriptors import EMPTY, MANIFEST, Descriptor, digest_of, manifest
+from modelyard.images.vouchers import with_voucher
 from modelyard.oci.registry import Repository
 
 _SUFFIX = ".modelyard-unfinished"
 _LONGEST_TAG = 128
 _TYPE = "application/vnd.modelyard.unfinished.v1"
 _EMPTY_CONFIG = b"{}"
+#: Gives a signature over a record, or nothing.
+Vouch = Callable[[bytes], str]
 
 
 def unfinished_tag(tag: str) -> str:
@@ -29,7 +32,8 @@ def unfinished_tag(tag: str) -> str:
 class Unfinished:
     """The record of one build. Threads may share it."""
 
-    def __init__(self, repository: Repository, tag: str, source: str, known: Iterable[ModelLayer]) -> None:
+    def __init__(self, repository: Repository, tag: str, source: str, known: Iterable[ModelLayer], vouch: Vouch | None = None) -> None:
+        self._vouch = vouch
         self._repository, self._tag, self._source = repository, unfinished_tag(tag), source
         self._layers = list(known)
         self._lock = threading.Lock()
@@ -45,6 +49,8 @@ class Unfinished:
                 {SOURCE: self._source},
                 _TYPE,
             )
+            if self._vouch and (voucher := self._vouch(content)):
+                content = with_voucher(content, voucher)
             try:
                 if self._digest is None:
                     self._repository.put_blob(_EMPTY_CONFIG)

@@ -68,6 +68,11 @@ def verify_image(
     )
 
 
+def signer_of(repository: Repository, document: Document, keys: Sequence[PublicKey]) -> PublicKey | None:
+    """Which of ``keys`` signed the image, or the manifest, itself; what it holds is not looked at."""
+    return _Signatures(repository, document, keys).key
+
+
 @dataclass(frozen=True, slots=True)
 class _Said:
     statement: Statement

@@ -1,0 +1,38 @@
+"""Which layers in a registry a signed build may use again: those that a trusted key vouches for.
+
+A layer that is used again is not read, and the image around it is signed. Whoever may push to the registry could else write records
+that make another layer seem to be the source's, and have it signed.
+"""
+
+import base64
+import binascii
+from dataclasses import dataclass
+
+from modelyard.images.descriptors import Document
+from modelyard.images.vouchers import without_voucher
+from modelyard.oci.registry import Repository
+from modelyard.signing.keys import PublicKey, SigningKey
+from modelyard.signing.verify import signer_of
+
+
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """Trusted keys, and the one that signs (None where only a registry's block asks for signatures)."""
+
+    keys: tuple[PublicKey, ...]
+    key: SigningKey | None = None
+
+    def vouches(self, repository: Repository, document: Document) -> bool:
+        """Whether a trusted key signed an image, or the record of a build that did not end."""
+        content, voucher = without_voucher(document.content)
+        if not voucher:
+            return signer_of(repository, document, self.keys) is not None
+        try:
+            signature = base64.b64decode(voucher, validate=True)
+        except binascii.Error:
+            return False
+        return any(key.verifies(signature, content) for key in self.keys)
+
+    def vouch(self, content: bytes) -> str:
+        """The signature of a record; empty without a key to sign with."""
+        return base64.b64encode(self.key.sign(content)).decode() if self.key else ""
