@@ -13,7 +13,7 @@ from modelyard.images.build import ModelLayer
 from modelyard.modelcar.layer_reader import LayerReader
 from modelyard.modelcar.meter import Meter
 from modelyard.modelcar.push import LayerPush, OnNote, copy_blob
-from modelyard.modelcar.records import Unfinished
+from modelyard.modelcar.records import Unfinished, Vouch
 from modelyard.modelcar.tuning import Tuning
 from modelyard.models import Value
 from modelyard.oci.access import Keychain
@@ -43,14 +43,23 @@ class Built(Value):
     seconds: float
 
 
-def build_layers(plan: ModelcarPlan, source: Source, keychain: Keychain, tuning: Tuning, on_progress: OnProgress, on_note: OnNote) -> Built:
-    """Bring the plan's layers, and its base's, into the repository; what is there already is not sent.
+def build_layers(  # noqa: PLR0913 - on_progress and on_note are where it tells
+    plan: ModelcarPlan,
+    source: Source,
+    keychain: Keychain,
+    tuning: Tuning,
+    on_progress: OnProgress,
+    on_note: OnNote,
+    *,
+    vouch: Vouch | None = None,
+) -> Built:
+    """Bring the plan's layers, and its base's, into the repository; what is there already is not sent. Records are signed by ``vouch``.
 
     Raises:
         Refused: the plan holds problems.
         ModelyardError: the first failure that no retry cured. Finished layers are written down; the next build uses them.
     """
-    return _Build(plan.approved(), source, keychain, tuning).run(on_progress, on_note)
+    return _Build(plan.approved(), source, keychain, tuning, vouch).run(on_progress, on_note)
 
 
 @dataclass(slots=True)
@@ -59,6 +68,7 @@ class _Build:
     source: Source
     keychain: Keychain
     tuning: Tuning
+    vouch: Vouch | None = None
     notes: "queue.SimpleQueue[str]" = field(default_factory=queue.SimpleQueue)
     target: Repository = field(init=False)
     meter: Meter = field(init=False)
@@ -71,7 +81,7 @@ class _Build:
         self.target = Repository(self.keychain.main, image.repository, self.tuning.patience)
         self.meter = Meter(sum(layer.file_bytes for layer in plan.layers), sum(len(layer.files) for layer in plan.layers))
         known = [layer.known for layer in plan.layers if layer.known]
-        self.unfinished = Unfinished(self.target, image.tag or "", plan.request.source.uri, known)
+        self.unfinished = Unfinished(self.target, image.tag or "", plan.request.source.uri, known, self.vouch)
 
     def run(self, on_progress: OnProgress, on_note: OnNote) -> Built:
         with self.target:

@@ -1,6 +1,6 @@
 """What is there before a build: the source's files, the base image, the tag, and layers that earlier builds left in the registry."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from modelyard.errors import ModelyardError, Problem, RegistryMissing
@@ -27,14 +27,10 @@ from modelyard.sources.base import Source
 
 #: Gives the source's checksum of a file.
 Ask = Callable[[SourceFile], Checksum | None]
-#: Whether what an earlier build left, an image or a record, is to be believed.
-Believes = Callable[[Repository, Document], bool]
 
 
-def read_facts(
-    request: ModelcarRequest, source: Source, keychain: Keychain, patience: Patience | None = None, believes: Believes | None = None
-) -> ModelcarFacts:
-    """Read once all that a plan needs; nothing is changed anywhere. Layers of builds that are not believed are not used again.
+def read_facts(request: ModelcarRequest, source: Source, keychain: Keychain, patience: Patience | None = None) -> ModelcarFacts:
+    """Read once all that a plan needs; nothing is changed anywhere.
 
     Raises:
         ModelyardError: the source or the registry does not answer, or denies it.
@@ -46,7 +42,7 @@ def read_facts(
         return ModelcarFacts(groups=groups, known=(None,) * len(groups), bases=(), problems=problems)
     bases, base_digest, lacking = read_bases(request, keychain, patience)
     with Repository(keychain.main, request.image.repository, patience) as target:
-        earlier = _earlier_builds(request, target, believes)
+        earlier = _earlier_builds(request, target)
         known = tuple(_find(group, earlier, target, request, source.stat) for group in groups)
         tag_digest = target.digest(request.image.tag or "")
     return ModelcarFacts(
@@ -114,19 +110,24 @@ class _Earlier:
     layers: tuple[KnownLayer, ...] = field(default=())
 
 
-def _earlier_builds(request: ModelcarRequest, target: Repository, believes: Believes | None) -> list[_Earlier]:
-    """In the order in which they are believed: the tag itself, a build of it that did not end, the previous version."""
+def earlier_builds(request: ModelcarRequest) -> list[Reference]:
+    """Where layers are looked for, the first first: the tag itself, a build of it that did not end, the previous version."""
     tag = request.image.tag or ""
-    found = [_read(target, tag, believes), _read(target, unfinished_tag(tag), believes)]
-    if request.previous:
-        other = Repository.of(target.http.access, request.previous, target.patience, target.http)
-        found.append(_read(other, request.previous.selector, believes))
+    found = [request.image.at(tag=tag), request.image.at(tag=unfinished_tag(tag))]
+    return [*found, request.previous] if request.previous else found
+
+
+def _earlier_builds(request: ModelcarRequest, target: Repository) -> list[_Earlier]:
+    found = []
+    for each in earlier_builds(request):
+        repository = Repository.of(target.http.access, each, target.patience, target.http)
+        found.append(_read(repository, each.selector, request.believed))
     return [each for each in found if each]
 
 
-def _read(repository: Repository, selector: str, believes: Believes | None) -> _Earlier | None:
+def _read(repository: Repository, selector: str, believed: Collection[str] | None) -> _Earlier | None:
     document = repository.find(selector)
-    if document and believes and not believes(repository, document):
+    if document and believed is not None and document.digest not in believed:
         return None
     if document and document.is_index:  # the platforms share the model's layers
         first = next(iter(document.descriptors("manifests")), None)

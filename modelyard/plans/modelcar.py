@@ -48,6 +48,7 @@ class ModelcarRequest(Value):
     base: Reference | None = None
     platforms: tuple[Platform, ...]
     previous: Reference | None = None
+    believed: tuple[str, ...] | None = None  # digests of earlier images and records whose layers may be used again; None: all
     move_tag: bool = False
 
 
