@@ -6,7 +6,7 @@ image, or without one for those that only mount it. The platforms share the mode
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 
@@ -29,6 +29,7 @@ from modelyard.models import FileRecord, Value
 _KEPT = ("architecture", "os", "os.version", "os.features", "variant", "config")
 FILES = "dev.modelyard.files"
 _RECIPE = "dev.modelyard.recipe"
+_SCAN = "dev.modelyard.scan"
 SOURCE = "dev.modelyard.source"
 #: The digest of the model's files, as a preload of them has it.
 CONTENT = "dev.modelyard.digest"
@@ -43,17 +44,29 @@ class BaseImage(Value):
     layers: tuple[Descriptor, ...] = ()
 
 
+class Scan(Value):
+    """What was found in a layer's files by a scanner of this revision: those that pickle loads, and those of them that may do harm.
+
+    A fact about the bytes, whatever the policy was: so the same files make the same image, and another policy judges it unread.
+    """
+
+    revision: Literal["1"] = "1"
+    pickled: tuple[str, ...] = ()
+    harmful: tuple[str, ...] = ()
+
+
 class ModelLayer(Value):
     """A layer of model files as it is in a registry. Uncompressed: its digest is its diffID."""
 
     digest: str
     size: int
     files: tuple[FileRecord, ...]
+    scan: Scan | None = None  # None: by no scanner, or by one of another revision
 
     @property
     def descriptor(self) -> Descriptor:
         """With all that must be known to use the layer again without reading its files."""
-        return Descriptor(media_type=LAYER, digest=self.digest, size=self.size, annotations=layer_annotations(self.files))
+        return Descriptor(media_type=LAYER, digest=self.digest, size=self.size, annotations=layer_annotations(self.files, self.scan))
 
 
 class Image(Value):
@@ -68,10 +81,11 @@ class Image(Value):
         return digest_of(self.index)
 
 
-def layer_annotations(files: Sequence[FileRecord]) -> dict[str, str]:
+def layer_annotations(files: Sequence[FileRecord], scan: Scan | None) -> dict[str, str]:
     """What is written beside a layer about its files."""
+    scanned = {_SCAN: canonical(scan.model_dump(mode="json")).decode()} if scan else {}
     records = [record.model_dump(mode="json", exclude_none=True) for record in files]
-    return {FILES: canonical(records).decode(), _RECIPE: RECIPE}
+    return {FILES: canonical(records).decode(), _RECIPE: RECIPE, **scanned}
 
 
 def read_layers(document: Document) -> list[ModelLayer]:
@@ -85,8 +99,15 @@ def read_layers(document: Document) -> list[ModelLayer]:
             records = _RECORDS.validate_json(told.get(FILES, ""))
         except ValidationError:
             continue
-        found.append(ModelLayer(digest=layer.digest, size=layer.size, files=records))
+        found.append(ModelLayer(digest=layer.digest, size=layer.size, files=records, scan=_read_scan(told.get(_SCAN, ""))))
     return found
+
+
+def _read_scan(text: str) -> Scan | None:
+    try:
+        return Scan.model_validate_json(text)
+    except ValidationError:
+        return None
 
 
 def build_image(

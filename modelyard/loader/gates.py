@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from modelyard.errors import DigestMismatch, Refused
+from modelyard.errors import Refused
 from modelyard.loader.layout import Layout, refuse_links, write_durably
 from modelyard.loader.progress import say
 from modelyard.models import FileRecord, Manifest, WeightPolicy
 from modelyard.orders import LoadSpec
-from modelyard.plans.digests import MAX_SUMS_BYTES, SUMS_NAME, compare_sums, missing_sums, parse_sums
+from modelyard.plans.digests import SUMS_NAME, compare_sums, missing_sums, parse_sums, refuse_long_sums
 from modelyard.plans.weight_formats import first_problems
 from modelyard.weights.policy import refused_files
 
@@ -65,8 +65,7 @@ def _pass_digests(spec: LoadSpec, directory: Path, records: Sequence[FileRecord]
         return None
     path = directory / SUMS_NAME
     refuse_links(path, directory)
-    if (size := path.stat().st_size) > MAX_SUMS_BYTES:
-        raise DigestMismatch(f"{spec.source.uri}{SUMS_NAME}: has {size} bytes, the limit is {MAX_SUMS_BYTES}; remove it, or write it anew")
+    refuse_long_sums(spec.source.uri, path.stat().st_size)
     compare_sums(parse_sums(path.read_bytes()), found, all_listed=spec.require_digests)
     return f"sha256:{found[SUMS_NAME]}"
 

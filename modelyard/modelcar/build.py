@@ -10,6 +10,7 @@ from functools import partial
 
 from modelyard.errors import RegistryRefused
 from modelyard.images.build import ModelLayer
+from modelyard.modelcar.gates import Gate
 from modelyard.modelcar.layer_reader import LayerReader
 from modelyard.modelcar.meter import Meter
 from modelyard.modelcar.push import LayerPush, OnNote, copy_blob
@@ -56,7 +57,8 @@ def build_layers(  # noqa: PLR0913 - on_progress and on_note are where it tells
     """Bring the plan's layers, and its base's, into the repository; what is there already is not sent. Records are signed by ``vouch``.
 
     Raises:
-        Refused: the plan holds problems.
+        Refused: the plan holds problems, or a file does not pass its gates; its layer is not committed then.
+        DigestMismatch: a file is not the one whose SHA-256 its author wrote down; neither is its layer.
         ModelyardError: the first failure that no retry cured. Finished layers are written down; the next build uses them.
     """
     return _Build(plan.approved(), source, keychain, tuning, vouch).run(on_progress, on_note)
@@ -73,6 +75,7 @@ class _Build:
     target: Repository = field(init=False)
     meter: Meter = field(init=False)
     unfinished: Unfinished = field(init=False)
+    gate: Gate = field(init=False)
     built: dict[str, BuiltLayer] = field(default_factory=dict)
     stop: threading.Event = field(default_factory=threading.Event)
 
@@ -80,6 +83,7 @@ class _Build:
         plan, image = self.plan, self.plan.request.image
         self.target = Repository(self.keychain.main, image.repository, self.tuning.patience)
         self.meter = Meter(sum(layer.file_bytes for layer in plan.layers), sum(len(layer.files) for layer in plan.layers))
+        self.gate = Gate(self.source, plan.request.weights, plan.digests, self.tuning.patience, self.meter.add_read)
         known = [layer.known for layer in plan.layers if layer.known]
         self.unfinished = Unfinished(self.target, image.tag or "", plan.request.source.uri, known, self.vouch)
 
@@ -147,7 +151,7 @@ class _Build:
         return layer.known
 
     def _new(self, layer: LayerPlan) -> ModelLayer:
-        reader = LayerReader(layer.files, self.source, self.tuning, self.meter.add_read)
+        reader = LayerReader(layer.files, self.source, self.gate, self.tuning, self.meter.add_read)
         return LayerPush(self.target, reader, layer.name, lambda count, at: self._sent(layer, count, at), self.notes.put).run()
 
     def _sent(self, layer: LayerPlan, count: int, position: int) -> None:

@@ -8,12 +8,15 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import suppress
 
 from modelyard.errors import ContentMismatch, ModelyardError, SourceUnavailable, Temporary
+from modelyard.images.build import Scan
 from modelyard.images.tar import TRAILER, Segment, layer_size, padding, segments
+from modelyard.modelcar.gates import Gate
 from modelyard.modelcar.pipe import Collected, FileCheck, Pipe, RunningDigest
 from modelyard.modelcar.tuning import Tuning
 from modelyard.models import FileRecord, SourceFile
 from modelyard.plans.modelcar import SMALL
 from modelyard.sources.base import Source
+from modelyard.weights.scan import HEAD_BYTES, Verdict
 
 #: Told of bytes that came from the source.
 OnRead = Callable[[int], None]
@@ -22,13 +25,14 @@ OnRead = Callable[[int], None]
 class LayerReader:
     """Reads one layer. ``records`` and ``digest`` are whole when ``chunks`` came to its end once."""
 
-    def __init__(self, files: Sequence[SourceFile], source: Source, tuning: Tuning, on_read: OnRead) -> None:
+    def __init__(self, files: Sequence[SourceFile], source: Source, gate: Gate, tuning: Tuning, on_read: OnRead) -> None:
         self.size = layer_size(files)
         self._segments = segments(files)
-        self._source, self._tuning, self._on_read = source, tuning, on_read
+        self._source, self._gate, self._tuning, self._on_read = source, gate, tuning, on_read
         self._running = RunningDigest()
         self._checks: dict[str, FileCheck] = {}
         self._records: dict[str, FileRecord] = {}
+        self._verdicts: dict[str, Verdict] = {}
 
     @property
     def digest(self) -> str:
@@ -37,25 +41,34 @@ class LayerReader:
 
     @property
     def is_whole(self) -> bool:
-        """Whether all of it was read, and each file is what its source says."""
-        return self._running.position == self.size and len(self._records) == len(self._segments)
+        """Whether all of it was read, and each file is what its source says, and passed the gates."""
+        return self._running.position == self.size and len(self._records) == len(self._verdicts) == len(self._segments)
 
     @property
     def records(self) -> tuple[FileRecord, ...]:
         """Of the files, in the layer's order."""
         return tuple(self._records[segment.file.path] for segment in self._segments)
 
+    @property
+    def scan(self) -> Scan:
+        """What was found in the files."""
+        found = [(segment.file.path, self._verdicts[segment.file.path]) for segment in self._segments]
+        pickled = tuple(path for path, verdict in found if verdict.pickled)
+        return Scan(pickled=pickled, harmful=tuple(path for path, verdict in found if verdict.dangers))
+
     def forget(self) -> None:
         """What was read is not to be believed: hash everything anew."""
         self._running = RunningDigest()
         self._checks.clear()
         self._records.clear()
+        self._verdicts.clear()
 
     def chunks(self, start: int) -> Generator[bytes]:
         """The layer's bytes from ``start`` on.
 
         Raises:
             ContentMismatch: a file is not what its source says; ``forget`` is due.
+            Refused, DigestMismatch: a file does not pass the gates.
             ModelyardError: the source fails for good.
         """
         position = start
@@ -81,13 +94,18 @@ class LayerReader:
         if segment.file.size < SMALL:
             body, record = ahead.take(segment.file)
             self._on_read(len(body))
-            self._records[record.path] = record
+            self._verdicts[record.path] = self._gate.look_into(segment.file, body)
+            self._accept(record)
             yield from _from(body, begin)
             return
         if begin < segment.file.size:
             yield from self._stream(segment.file, begin)
         if segment.file.path not in self._records:
-            self._records[segment.file.path] = self._checks[segment.file.path].record()
+            self._accept(self._checks[segment.file.path].record())
+
+    def _accept(self, record: FileRecord) -> None:
+        self._gate.compare(record)
+        self._records[record.path] = record
 
     def _stream(self, file: SourceFile, begin: int) -> Iterator[bytes]:
         """A weight file from ``begin`` on; a fetch that breaks is begun again where it broke."""
@@ -100,6 +118,7 @@ class LayerReader:
                 for chunk in pipe.chunks(self._tuning.stall_seconds):
                     position, failures = position + len(chunk), 0
                     self._on_read(len(chunk))
+                    self._look_at(check)
                     yield chunk
                 if position < file.size:
                     raise ContentMismatch(f"{file.path}: {position} bytes arrived, {file.size} were listed")
@@ -110,6 +129,12 @@ class LayerReader:
                 self._tuning.patience.wait(failures, error)
             finally:
                 pipe.close()
+
+    def _look_at(self, check: FileCheck) -> None:
+        """Once a file's beginning is here, and before it is passed on."""
+        path = check.file.path
+        if path not in self._verdicts and len(check.head) == min(HEAD_BYTES, check.file.size):
+            self._verdicts[path] = self._gate.look_at(check.file, check.head)
 
 
 class _Ahead:

@@ -15,6 +15,7 @@ from modelyard.checksums import FileHashes
 from modelyard.errors import ContentMismatch, ModelyardError, SourceUnavailable
 from modelyard.models import Checksum, FileRecord, SourceFile
 from modelyard.sources.base import Source, Transfer
+from modelyard.weights.scan import HEAD_BYTES
 
 _STOP_SECONDS = 60.0
 
@@ -50,6 +51,7 @@ class FileCheck:
 
     file: SourceFile
     position: int = 0
+    head: bytes = b""
     hashes: FileHashes = field(default_factory=FileHashes)
 
     def take(self, chunk: bytes, offset: int) -> None:
@@ -61,6 +63,8 @@ class FileCheck:
         if offset + len(chunk) > self.file.size:
             raise ContentMismatch(f"{self.file.path}: more than the {self.file.size} bytes that were listed arrived")
         if (new := unseen(chunk, offset, self.position)) is not None:
+            if len(self.head) < HEAD_BYTES:
+                self.head += new[: HEAD_BYTES - len(self.head)]
             self.hashes.update(new if isinstance(new, bytes) else bytes(new))
             self.position = offset + len(chunk)
 

@@ -74,7 +74,7 @@ class LayerPush:
                 raise
             self._abandon()  # or the blob was there before, and the upload still waits
         self._upload = None
-        return ModelLayer(digest=digest, size=self.reader.size, files=self.reader.records)
+        return ModelLayer(digest=digest, size=self.reader.size, files=self.reader.records, scan=self.reader.scan)
 
     def _begin(self) -> tuple[Upload, int]:
         """Where the next request begins: behind what the registry kept of the broken upload, or at the first byte of a new one."""

@@ -1,5 +1,6 @@
 """What is there before a build: the source's files, the base image, the tag, and layers that earlier builds left in the registry."""
 
+import hashlib
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -8,10 +9,12 @@ from modelyard.images.build import SOURCE, BaseImage, read_layers
 from modelyard.images.descriptors import Document, Platform, parsed
 from modelyard.images.references import Reference
 from modelyard.modelcar.records import unfinished_tag
+from modelyard.modelcar.source_bytes import read_range
 from modelyard.models import Checksum, FileRecord, SourceFile
 from modelyard.oci.access import Keychain
 from modelyard.oci.http import Patience
 from modelyard.oci.registry import Repository
+from modelyard.plans.digests import SUMS_NAME, compare_sums, parse_sums, refuse_long_sums
 from modelyard.plans.modelcar import (
     SMALL,
     KnownLayer,
@@ -40,6 +43,7 @@ def read_facts(request: ModelcarRequest, source: Source, keychain: Keychain, pat
     groups = () if problems else group_files(files)
     if request_problems(request):  # what is asked for cannot be asked of a registry
         return ModelcarFacts(groups=groups, known=(None,) * len(groups), bases=(), problems=problems)
+    sums = None if problems else read_sums(files, source, request.source.uri, patience or Patience())
     bases, base_digest, lacking = read_bases(request, keychain, patience)
     with Repository(keychain.main, request.image.repository, patience) as target:
         earlier = _earlier_builds(request, target)
@@ -51,8 +55,25 @@ def read_facts(request: ModelcarRequest, source: Source, keychain: Keychain, pat
         bases=bases,
         base_digest=base_digest,
         tag_digest=tag_digest,
+        sums=sums,
         problems=(*problems, *lacking),
     )
+
+
+def read_sums(files: Iterable[SourceFile], source: Source, subject: str, patience: Patience) -> dict[str, str] | None:
+    """What the author's SHA256SUMS lists, and its own SHA-256; None if there is no such file.
+
+    Raises:
+        DigestMismatch: it is none of sha256sum's.
+    """
+    found = next((file for file in files if file.path == SUMS_NAME), None)
+    if found is None:
+        return None
+    refuse_long_sums(subject, found.size)
+    content = patience.through(lambda: read_range(source, found, 0, found.size))
+    sums, own = parse_sums(content), {SUMS_NAME: hashlib.sha256(content).hexdigest()}
+    compare_sums({path: digest for path, digest in sums.items() if path == SUMS_NAME}, own, all_listed=False)
+    return sums | own
 
 
 # Bases ------------------------------------------------------------------------------------------------------------------
@@ -141,11 +162,16 @@ def _read(repository: Repository, selector: str, believed: Collection[str] | Non
 def _find(
     files: Sequence[SourceFile], earlier: Iterable[_Earlier], target: Repository, request: ModelcarRequest, ask: Ask
 ) -> KnownLayer | None:
-    """A layer that holds these very files, in the registry still."""
+    """A layer that holds these very files, which a scanner has seen, in the registry still."""
     for build in earlier:
         here = build.source == request.source.uri
         for known in build.layers:
-            if same_files(known.layer, files) and _same_bytes(known.layer.files, files, ask, here=here) and _is_there(known, target):
+            if (
+                known.layer.scan
+                and same_files(known.layer, files)
+                and _same_bytes(known.layer.files, files, ask, here=here)
+                and _is_there(known, target)
+            ):
                 return known.model_copy(update={"layer": with_identities(known.layer, files)})
     return None
 

@@ -7,16 +7,20 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from enum import StrEnum
 
+from pydantic import Field
+
 from modelyard.errors import Problem, Refused
-from modelyard.images.build import SOURCE, BaseImage, Image, ModelLayer, annotations_size, build_image
+from modelyard.images.build import CONTENT, SOURCE, BaseImage, Image, ModelLayer, annotations_size, build_image
 from modelyard.images.descriptors import Platform
 from modelyard.images.limits import MAX_LAYERS, limits_of
 from modelyard.images.references import Reference, moving_tag_problem, repository_problem, tag_problem
 from modelyard.images.tar import layer_size
-from modelyard.models import FileRecord, S3Location, SourceFile, Value, content_digest
+from modelyard.models import BuildSource, FileRecord, SourceFile, Value, WeightPolicy, content_digest
 from modelyard.names import name_problem
+from modelyard.plans.digests import RIGHT_OR_WRONG, differing, missing_sums, sums_differences
 from modelyard.plans.paths import MAX_PROBLEMS, path_problems, shown
 from modelyard.plans.preload import ARCHIVED
+from modelyard.plans.weight_formats import first_problems, weight_problems, weight_refusal
 from modelyard.quantities import format_bytes
 
 #: Files below this share layers: a request costs more than their bytes, and images may have about a hundred layers.
@@ -43,13 +47,15 @@ class ModelcarRequest(Value):
 
     model: str
     version: str
-    source: S3Location
+    source: BuildSource
     image: Reference  # with its tag, without digest
     base: Reference | None = None
     platforms: tuple[Platform, ...]
     previous: Reference | None = None
     believed: tuple[str, ...] | None = None  # digests of earlier images and records whose layers may be used again; None: all
     move_tag: bool = False
+    weights: WeightPolicy = WeightPolicy.SCAN
+    require_digests: bool = False
 
 
 class KnownLayer(Value):
@@ -67,6 +73,7 @@ class ModelcarFacts(Value):
     bases: tuple[BaseImage, ...]
     base_digest: str | None = None
     tag_digest: str | None = None
+    sums: dict[str, str] | None = None  # the author's: SHA-256 by path, and that of SHA256SUMS itself
     problems: tuple[Problem, ...] = ()
 
 
@@ -99,6 +106,7 @@ class ModelcarPlan(Value):
     base_digest: str | None
     tag_digest: str | None
     expected_digest: str | None  # None: some layer has to be read first
+    digests: dict[str, str] = Field(default_factory=dict)  # SHA-256 (hex) that files must have, by path, where their author wrote it down
     problems: tuple[Problem, ...]
 
     @property
@@ -133,7 +141,7 @@ class ModelcarPlan(Value):
         base = {"org.opencontainers.image.base.name": str(request.base)} if request.base else {}
         based = {"org.opencontainers.image.base.digest": self.base_digest} if self.base_digest else {}
         labels = {"org.opencontainers.image.title": request.model, "org.opencontainers.image.version": request.version}
-        content = {"dev.modelyard.digest": content_digest(records), SOURCE: request.source.uri}
+        content = {CONTENT: content_digest(records), SOURCE: request.source.uri}
         return build_image(self.bases, layers, {**labels, **base, **based, **content}, labels)
 
 
@@ -183,10 +191,13 @@ def plan_modelcar(request: ModelcarRequest, facts: ModelcarFacts) -> ModelcarPla
         base_digest=facts.base_digest,
         tag_digest=facts.tag_digest,
         expected_digest=None,
+        digests=facts.sums or {},
         problems=(
             *request_problems(request),
             *facts.problems,
             *_file_problems(facts.groups),
+            *_weight_problems(request, facts),
+            *_digest_problems(request, facts),
             *_layer_problems(request, layers, facts.bases),
         ),
     )
@@ -245,6 +256,32 @@ def _file_problems(groups: Iterable[Sequence[SourceFile]]) -> list[Problem]:
         what = f"has {len(paths):,} files, whose records need {format_bytes(size)}; a manifest has {format_bytes(MAX_ANNOTATIONS)} for them"
         problems.append(Problem("the model", what, "put the many small ones into archives"))
     return problems
+
+
+def _weight_problems(request: ModelcarRequest, facts: ModelcarFacts) -> list[Problem]:
+    """By their names, and by what a scanner found in layers that are there."""
+    named = weight_problems((file for group in facts.groups for file in group), request.weights)
+    found: dict[str, Problem] = {}
+    for scan in (known.layer.scan for known in facts.known if known and known.layer.scan):
+        harm = dict.fromkeys(scan.harmful, ("may do harm to whoever loads it, as was found when its layer was built",))
+        refusals = {path: weight_refusal(path, harm.get(path, ()), request.weights, pickled=True) for path in scan.pickled}
+        found |= {path: problem for path, problem in refusals.items() if problem}
+    told = {problem.subject for problem in named}
+    return [*named, *first_problems([problem for path, problem in found.items() if shown(path) not in told])]
+
+
+def _digest_problems(request: ModelcarRequest, facts: ModelcarFacts) -> list[Problem]:
+    """What the author's SHA256SUMS says of the files' names, and of layers that are there; the others are compared as they are read."""
+    subject = request.source.uri
+    paths = {file.path for group in facts.groups for file in group}
+    if not paths:
+        return []
+    if facts.sums is None:
+        return [missing_sums(subject)] if request.require_digests else []
+    known = {record.path: record.sha256 for found in facts.known if found for record in found.layer.files}
+    there = {path: known.get(path, facts.sums.get(path, "")) for path in paths}
+    wrong = sums_differences(facts.sums, there, all_listed=request.require_digests)
+    return [Problem(subject, differing(wrong), RIGHT_OR_WRONG)] if wrong else []
 
 
 def _layer_problems(request: ModelcarRequest, layers: Sequence[LayerPlan], bases: Sequence[BaseImage]) -> list[Problem]:

@@ -1,7 +1,7 @@
 """Which files pickle loads, as far as their names tell: what is refused before a byte is read, and what is looked into afterwards."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from modelyard.errors import Problem
 from modelyard.models import SourceFile, WeightPolicy
@@ -40,6 +40,17 @@ def weight_problems(files: Iterable[SourceFile], policy: WeightPolicy) -> list[P
     refused = [file.path for file in files if _surely(file.path)]
     problems = [Problem(shown(path), "is a format that pickle loads, and weightFormats is no-pickle", NEXT_STEP) for path in refused]
     return first_problems(problems)
+
+
+def weight_refusal(path: str, dangers: Sequence[str], policy: WeightPolicy, *, pickled: bool) -> Problem | None:
+    """Why the policy refuses a file of which this was found, or None."""
+    if policy is WeightPolicy.ANY:
+        return None
+    if dangers:
+        return Problem(shown(path), "; ".join(dangers), NEXT_STEP)
+    if pickled and policy is WeightPolicy.NO_PICKLE:
+        return Problem(shown(path), "is loaded by pickle, and weightFormats is no-pickle", NEXT_STEP)
+    return None
 
 
 def first_problems(problems: list[Problem]) -> list[Problem]:

@@ -5,7 +5,7 @@ through a Python iterator would copy each byte once more. Other kinds (hf://, fi
 """
 
 from collections.abc import Callable, Iterator
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from modelyard.errors import ModelyardError
 from modelyard.models import Checksum, SourceFile
@@ -50,3 +50,16 @@ class Source(Protocol):
 
     def fetch(self, file: SourceFile, sink: Sink, start: int, done: Done) -> Transfer:
         """Push the bytes of ``file`` from offset ``start`` on into ``sink``; returns at once."""
+
+
+@runtime_checkable
+class RandomAccess(Protocol):
+    """A source that gives a few bytes from anywhere without a fetch, which would be cancelled for them."""
+
+    def read(self, file: SourceFile, start: int, count: int) -> bytes:
+        """The ``count`` bytes of ``file`` at ``start``, or fewer.
+
+        Raises:
+            SourceChanged: these bytes are no longer there.
+            SourceUnavailable, SourceDenied.
+        """

@@ -100,14 +100,23 @@ class S3Source:
 
     def stat(self, file: SourceFile) -> Checksum | None:
         """The checksum of the whole object as the server keeps it."""
-        pin: dict[str, Any] = {"VersionId": file.version_id} if file.version_id else {"IfMatch": file.etag} if file.etag else {}
         try:
-            head = self._client.head_object(
-                Bucket=self.location.bucket, Key=self.location.directory + file.path, ChecksumMode="ENABLED", **pin
-            )
+            head = self._client.head_object(**self._pinned(file), ChecksumMode="ENABLED")
         except (ClientError, BotoCoreError) as error:
             raise object_error(error, f"{self.location.uri}{file.path}", versioned=file.version_id is not None) from error
         return full_object_checksum({name.lower(): value for name, value in head["ResponseMetadata"]["HTTPHeaders"].items()})
+
+    def read(self, file: SourceFile, start: int, count: int) -> bytes:
+        """The object's ``count`` bytes at ``start``, by a request of their own."""
+        try:
+            return self._client.get_object(**self._pinned(file), Range=f"bytes={start}-{start + count - 1}")["Body"].read()
+        except (ClientError, BotoCoreError) as error:
+            raise object_error(error, f"{self.location.uri}{file.path}", versioned=file.version_id is not None) from error
+
+    def _pinned(self, file: SourceFile) -> dict[str, Any]:
+        """The object's address, and what ties it to the bytes that were listed."""
+        pin = {"VersionId": file.version_id} if file.version_id else {"IfMatch": file.etag} if file.etag else {}
+        return {"Bucket": self.location.bucket, "Key": self.location.directory + file.path, **pin}
 
     def fetch(self, file: SourceFile, sink: Sink, start: int, done: Done) -> Transfer:
         """Push the object's bytes from ``start`` on into ``sink``, through the AWS Common Runtime."""

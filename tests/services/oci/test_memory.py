@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 
+from modelyard.modelcar.gates import Gate
 from modelyard.modelcar.layer_reader import LayerReader
 from modelyard.modelcar.tuning import Tuning
-from modelyard.models import Checksum, SourceFile
+from modelyard.models import Checksum, SourceFile, WeightPolicy
 from modelyard.sources.base import Done, Sink, Transfer
 from tests.services.oci.building import Builder
 from tests.services.oci.oracle import document
@@ -116,7 +117,8 @@ def test_a_file_beyond_8_gib() -> None:
     """Read by tarfile as it is made: one member, of the whole size."""
     source = Zeros()
     [file] = source.list()
-    reader = LayerReader([file], source, Tuning(), lambda _: None)
+    gate = Gate(source, WeightPolicy.SCAN, {}, Tuning().patience, lambda _: None)
+    reader = LayerReader([file], source, gate, Tuning(), lambda _: None)
     pulled = Pulled(reader.chunks(0))
     with tarfile.open(fileobj=pulled, mode="r|", bufsize=5 * MIB) as archive:
         assert [(entry.name, entry.size) for entry in archive] == [("models/model.safetensors", 9 * GIB + 1)]
