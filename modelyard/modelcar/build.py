@@ -44,7 +44,7 @@ class Built(Value):
     seconds: float
 
 
-def build_layers(  # noqa: PLR0913 - on_progress and on_note are where it tells
+def build_layers(
     plan: ModelcarPlan,
     source: Source,
     keychain: Keychain,
