@@ -18,13 +18,14 @@ from pydantic import SecretStr, ValidationError
 
 import devcluster
 from blocks import Cluster
-from deployments.demo import model
+from deployments.demo import model, modelcar
 from deployments.demo.check import check_files
-from deployments.demo.own_stack import start_own
-from deployments.demo.prefect_side import POOL, PrefectSide, run_preload, save_blocks
+from deployments.demo.modelcar import Asked
+from deployments.demo.own_stack import CLUSTER, start_own
+from deployments.demo.prefect_side import POOL, PrefectSide, carry_out, save_blocks
 from deployments.demo.settings import DemoTarget, own_cluster, state_directory
 from devcluster import DevclusterError
-from modelyard.errors import ClusterRefused, ModelyardError
+from modelyard.errors import ClusterRefused, ModelyardError, Problem, Refused
 from modelyard.kube.apply import apply
 from modelyard.kube.client import Kube
 from modelyard.names import artifact_key
@@ -53,7 +54,7 @@ def up() -> None:
     """The main job, from nothing to a verified model on a claim."""
     state = state_directory()
     prefect = PrefectSide(state, int(os.environ.get("PREFECT_PORT", "4200")))
-    target = own_cluster(os.environ) or start_own(step)
+    target = _target()
     kube = _kube(target)
     with step("demo: Prefect server and UI"):
         prefect.start_server()
@@ -66,13 +67,29 @@ def up() -> None:
         _deploy(prefect, target, kube)
     reads = _object_reads(target)
     with prefect.settings(), step("demo: deployment preload-model"):
-        run = run_preload(prefect, {"model": model.MODEL, "path": model.PATH}, say)
+        run = carry_out(prefect, {"model": model.MODEL, "path": model.PATH}, say)
     if reads is not None:
         say(f"  the S3 server's access log: {_object_reads(target, reads)} reads of objects in this run")
     with step("demo: check every file on the claim in a pod, by sha256sum and the publisher's SHA256SUMS"):
         claim = cache_options(target)["baseName"]
         say("  " + check_files(kube, NAMESPACE, str(claim), target.loader_image, model.PATH, digests))
+    asked = modelcar.serve(prefect, devcluster.connect(CLUSTER), kube, step, say) if _with_modelcar() else None
     _tell(prefect, target, str(run))
+    if asked:
+        _tell_modelcar(target, asked)
+
+
+def _with_modelcar() -> bool:
+    return bool(os.environ.get("MODELCAR"))
+
+
+def _target() -> DemoTarget:
+    if (own := own_cluster(os.environ)) is None:
+        return start_own(step, extras=["kserve"] if _with_modelcar() else [])
+    if _with_modelcar():
+        next_step = "leave out KUBECONFIG, or run the deployments build-modelcar and serve-modelcar, which are there after `make demo`"
+        raise Refused([Problem("MODELCAR", "goes with the cluster that the demo starts: it brings KServe and a registry", next_step)])
+    return own
 
 
 def _upload(target: DemoTarget, files: Path) -> str:
@@ -169,11 +186,21 @@ def _tell(prefect: PrefectSide, target: DemoTarget, run: str) -> None:
         say(f"  {text}")
 
 
+def _tell_modelcar(target: DemoTarget, asked: Asked) -> None:
+    say("demo: KServe serves the model from its image. The similarities of three sentences, computed from its weights:")
+    count = len(modelcar.TEXTS)
+    for row, text in enumerate(modelcar.TEXTS):
+        numbers = " ".join(f"{number:7.4f}" for number in asked.similarities[row * count : (row + 1) * count])
+        say(f"  {text:30} {numbers}")
+    say(f"  the service   kubectl --kubeconfig {target.kubeconfig} -n {modelcar.NAMESPACE} get inferenceservices,pods")
+    say(f"  ask it        {asked.command()}")
+
+
 def down(*, purge: bool) -> None:
     """End what the demo started; ``purge`` forgets its data too."""
     state = state_directory()
     PrefectSide(state, int(os.environ.get("PREFECT_PORT", "4200"))).stop()
-    devcluster.down("demo", purge=purge)
+    devcluster.down(CLUSTER, purge=purge)
     if purge:
         shutil.rmtree(state)
     say("demo: stopped" + (", its data removed" if purge else "; `make demo` goes on with its data, `make demo-down PURGE=1` forgets it"))

@@ -1,6 +1,6 @@
 """Ours, where the user names no cluster: the devcluster with its S3 store and registry, and the loader's image in it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -9,16 +9,17 @@ from deployments.demo.settings import DemoTarget, S3Keys
 from devcluster.images import build_image
 
 PROJECT = Path(__file__).resolve().parents[2]
+CLUSTER = "demo"
 LOADER_TAG = "modelyard/loader:dev"
 #: The devcluster's class whose volumes every pod may write to and several may mount.
 STORAGE_CLASS = "devcluster-shared"
 Step = Callable[[str], AbstractContextManager[None]]
 
 
-def start_own(step: Step) -> DemoTarget:
-    """Start the devcluster (it is built the first time) and bring the loader's image into its registry."""
-    with step("demo: devcluster (Kubernetes, S3, registry)"):
-        cluster = devcluster.up("demo")
+def start_own(step: Step, extras: Collection[str] = ()) -> DemoTarget:
+    """Start the devcluster with its extras (it is built the first time) and bring the loader's image into its registry."""
+    with step(f"demo: devcluster ({', '.join(('Kubernetes, S3, registry', *extras))})"):
+        cluster = devcluster.up(CLUSTER, extras=extras)
     with step("demo: the loader's image"):
         image = loader_image(cluster)
     return DemoTarget(

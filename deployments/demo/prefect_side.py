@@ -144,15 +144,15 @@ def save_blocks(target: DemoTarget, cache_options: Mapping[str, object]) -> None
         block.save("default", overwrite=True)
 
 
-def run_preload(prefect: PrefectSide, parameters: Mapping[str, object], show: Show) -> UUID:
-    """Start the deployment and show its log until it ends.
+def carry_out(prefect: PrefectSide, parameters: Mapping[str, object], show: Show, deployment: str = DEPLOYMENT) -> UUID:
+    """Start a deployment and show its log until it ends; the flow run.
 
     Raises:
         PrefectFailed: the run did not complete.
     """
     from prefect.client.orchestration import get_client  # noqa: PLC0415 - see settings()
 
-    run = start_run(parameters)
+    run = start_run(parameters, deployment)
     show(f"flow run {run.name}: {prefect.url}/runs/flow-run/{run.id}")
     with get_client(sync_client=True) as client:
         seen = 0
@@ -171,11 +171,11 @@ def run_preload(prefect: PrefectSide, parameters: Mapping[str, object], show: Sh
     return UUID(str(run.id))
 
 
-def start_run(parameters: Mapping[str, object]) -> "FlowRun":
-    """Have the deployment run with these parameters; returns at once."""
+def start_run(parameters: Mapping[str, object], deployment: str = DEPLOYMENT) -> "FlowRun":
+    """Have a deployment run with these parameters; returns at once."""
     from prefect.deployments import run_deployment  # noqa: PLC0415 - see settings()
 
-    return cast("FlowRun", run_deployment(DEPLOYMENT, parameters=dict(parameters), timeout=0, as_subflow=False))
+    return cast("FlowRun", run_deployment(deployment, parameters=dict(parameters), timeout=0, as_subflow=False))
 
 
 def _show_logs(client: "SyncPrefectClient", run: UUID, offset: int, show: Show) -> int:

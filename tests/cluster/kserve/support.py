@@ -7,7 +7,6 @@ from typing import Any
 import httpx
 
 import devcluster
-from modelyard.kube.client import Kube
 
 #: The example of the library that the model was published with, and the cosine similarities that its documentation prints for it
 #: (sentence-transformers, "Quickstart", all-MiniLM-L6-v2): an answer that no other weights give.
@@ -21,10 +20,9 @@ def apply_all(cluster: devcluster.Cluster, *manifests: dict[str, Any]) -> None:
     _kubectl(cluster, "apply", "--server-side", "--filename=-", stdin="\n---\n".join(map(json.dumps, manifests)))
 
 
-def ask(kube: Kube, namespace: str, name: str) -> list[float]:
+def ask(cluster: devcluster.Cluster, namespace: str, name: str) -> list[float]:
     """The similarities of TEXTS, from the model behind the predictor's Service, by the Open Inference Protocol."""
-    service = kube.get("Service", f"{name}-predictor", namespace)
-    assert service
+    service = json.loads(_kubectl(cluster, f"--namespace={namespace}", "get", "service", f"{name}-predictor", "--output=json"))
     (port,) = service["spec"]["ports"]
     address = service["spec"]["clusterIP"]
     assert address not in {None, "None"}, service["spec"]
