@@ -4,10 +4,13 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
-from blocks import OciRegistry
+from blocks import OciRegistry, SigningKey
 from modelyard.images.references import Reference
+from modelyard.modelcar.resolve import earlier_builds
 from modelyard.oci.access import Keychain
+from modelyard.plans.modelcar import ModelcarRequest
 from modelyard.signing.keys import PublicKey
+from modelyard.signing.trust import Trust
 from modelyard.signing.verify import Verified, verify_image
 
 
@@ -21,6 +24,26 @@ def demand_signature(image: Reference, registry: OciRegistry) -> Reference:
     """
     keys = registry.public_keys()
     return Reference.parse(check_signature(image, registry.keychain(), keys).image) if keys else image
+
+
+def trust_of(registry: OciRegistry, key: SigningKey | None) -> Trust | None:
+    """What a build may take on trust; None if nothing is signed nor demanded to be."""
+    signing, trusted = key.key() if key else None, registry.public_keys()
+    keys = (*trusted, signing.public) if signing else trusted
+    return Trust(keys, signing) if keys else None
+
+
+def believing(request: ModelcarRequest, keychain: Keychain, trust: Trust | None) -> ModelcarRequest:
+    """The request with what of earlier builds may be used again: all of it, if nothing is to be signed."""
+    if trust is None:
+        return request
+    return request.model_copy(update={"believed": find_believed(request, keychain, trust)})
+
+
+@task(task_run_name="trust-{request.model}", cache_policy=NO_CACHE)
+def find_believed(request: ModelcarRequest, keychain: Keychain, trust: Trust) -> tuple[str, ...]:
+    """Look which earlier builds a trusted key vouches for; what failed for a passing reason was tried again within."""
+    return trust.believed(keychain, earlier_builds(request))
 
 
 @task(task_run_name="verify-{image}", cache_policy=NO_CACHE)

@@ -6,10 +6,14 @@ that make another layer seem to be the source's, and have it signed.
 
 import base64
 import binascii
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from modelyard.images.descriptors import Document
+from modelyard.images.references import Reference
 from modelyard.images.vouchers import without_voucher
+from modelyard.oci.access import Keychain
+from modelyard.oci.http import Patience
 from modelyard.oci.registry import Repository
 from modelyard.signing.keys import PublicKey, SigningKey
 from modelyard.signing.verify import signer_of
@@ -21,6 +25,16 @@ class Trust:
 
     keys: tuple[PublicKey, ...]
     key: SigningKey | None = None
+
+    def believed(self, keychain: Keychain, references: Iterable[Reference], patience: Patience | None = None) -> tuple[str, ...]:
+        """The digests of those that are there and that a trusted key signed."""
+        found = []
+        for reference in references:
+            with Repository.of(keychain.access(reference), reference, patience) as repository:
+                document = repository.find(reference.selector)
+                if document and self.vouches(repository, document):
+                    found.append(document.digest)
+        return tuple(found)
 
     def vouches(self, repository: Repository, document: Document) -> bool:
         """Whether a trusted key signed an image, or the record of a build that did not end."""
