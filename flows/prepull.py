@@ -14,6 +14,7 @@ from blocks import Cluster, OciRegistry, load_block
 from flows.parameters import ShortText
 from flows.retries import retried
 from flows.serve_modelcar import find_image, parse_image
+from flows.signing import demand_signature
 from modelyard.errors import ClusterUnavailable, LoaderInterrupted
 from modelyard.kube.client import Kube
 from modelyard.models import Value
@@ -71,7 +72,8 @@ def prepull_image(  # noqa: PLR0913, PLR0917 - these are the fields of the form
         keep: How long the image is held, as 1d; then Kubernetes may remove it when the node's disk runs short.
         patience: How long the pulls may take, as 1h.
         holder: Image that sleeps beside the mounted one.
-        registry: Name of the Modelyard OCI Registry block by which the image is looked up.
+        registry: Name of the Modelyard OCI Registry block by which the image is looked up. If it has trusted keys, the image must be
+            signed by one of them.
         cluster: Name of the Modelyard Cluster block.
         remove: Let the image go from all nodes instead; the nodes remove it when they need the room.
         dry_run: Only publish the plan; change nothing.
@@ -93,7 +95,9 @@ def prepull_image(  # noqa: PLR0913, PLR0917 - these are the fields of the form
     wait, kube = parse_duration(patience), Kube(load_block(Cluster, cluster).get_client())
     if remove:
         return PrepullReport(image=str(request.image), action="let go", nodes=() if dry_run else take_away(request, kube))
-    plan = resolve(request, find_image(request.image, load_block(OciRegistry, registry).keychain()), kube)
+    target = load_block(OciRegistry, registry)
+    demand_signature(request.image, target)
+    plan = resolve(request, find_image(request.image, target.keychain()), kube)
     create_markdown_artifact(describe_prepull(plan), key=_key(request, "plan"), description=f"Pre-pull {request.image}")
     if dry_run:
         return report_of(plan, "planned")

@@ -12,6 +12,7 @@ from pydantic import Field
 from blocks import Cluster, OciRegistry, load_block
 from flows.parameters import ShortText
 from flows.retries import retried
+from flows.signing import demand_signature
 from modelyard.errors import ClusterUnavailable, LoaderInterrupted, Problem, Refused, RegistryUnavailable, ServingFailed
 from modelyard.images.references import Reference
 from modelyard.kube.client import Kube
@@ -84,7 +85,8 @@ def serve_modelcar(  # noqa: PLR0913, PLR0917 - these are the fields of the form
         resources: Requests and limits of the server, for example cpu 2, memory 8Gi, nvidia.com/gpu 1.
         node_selector: Labels of the nodes to serve on.
         replicas: Least number of pods.
-        registry: Name of the Modelyard OCI Registry block by which the image is looked up.
+        registry: Name of the Modelyard OCI Registry block by which the image is looked up. If it has trusted keys, the image must be
+            signed by one of them, and is served by its digest.
         cluster: Name of the Modelyard Cluster block.
         kserve_namespace: Namespace of KServe's controller, whose configuration says whether modelcars are enabled.
         patience: How long it may take until the service is Ready, as 30m; a first pull of a large image takes its time.
@@ -92,13 +94,14 @@ def serve_modelcar(  # noqa: PLR0913, PLR0917 - these are the fields of the form
         dry_run: Only publish the plan; change nothing.
 
     Raises:
-        Refused: the plan holds problems; all of them are listed, and nothing was changed.
+        Refused: the image is not signed by a trusted key, or the plan holds problems; all are listed, and nothing was changed.
         ServingFailed: the service does not come up, or its pods do not have the image's files.
     """
+    target = load_block(OciRegistry, registry)
     request = ServeRequest(
         name=name,
         namespace=namespace,
-        image=parse_image(image),
+        image=demand_signature(parse_image(image), target),
         mode=mode,
         model_format=model_format,
         runtime=runtime,
@@ -110,8 +113,8 @@ def serve_modelcar(  # noqa: PLR0913, PLR0917 - these are the fields of the form
         replicas=replicas,
     )
     wait = parse_duration(patience)
-    kube, keychain = Kube(load_block(Cluster, cluster).get_client()), load_block(OciRegistry, registry).keychain()
-    plan = resolve(request, find_image(request.image, keychain), kserve_namespace, kube)
+    kube = Kube(load_block(Cluster, cluster).get_client())
+    plan = resolve(request, find_image(request.image, target.keychain()), kserve_namespace, kube)
     publish_plan(plan)
     if dry_run:
         return report_of(plan)
