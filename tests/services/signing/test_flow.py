@@ -9,8 +9,11 @@ import pytest
 from prefect_aws import MinIOCredentials
 from pydantic import SecretStr, ValidationError
 
-from blocks import OciRegistry, S3Source, SigningKey, load_block
+from blocks import Cluster, OciRegistry, S3Source, SigningKey, load_block
+from flows.model_sources import model_source
 from flows.modelcar import build_modelcar
+from flows.prepull import prepull_image
+from flows.serve_modelcar import serve_modelcar
 from flows.signing import demand_signature
 from flows.verify_image import verify_image
 from modelyard.errors import Refused
@@ -19,6 +22,12 @@ from tests.services.oci.registries import Registry
 from tests.services.s3_fixtures import _ACCESS_KEY, SECRET_KEY, Bucket
 from tests.services.signing.conftest import PASSWORD, KeyPair
 from tests.services.signing.oracles import cosign
+
+KUBECONFIG = """
+contexts: [{name: only, context: {cluster: c, user: u}}]
+clusters: [{name: c, cluster: {server: "https://127.0.0.1:9"}}]
+users: [{name: u, user: {token: t}}]
+"""
 
 
 @pytest.fixture
@@ -61,6 +70,21 @@ def test_built_signed_and_verified(
     with pytest.raises(Refused, match="signed, but not by a trusted key"):
         verify_image(image, name, other_keys.public)
     assert PASSWORD not in everything(prefect_server)
+
+
+def test_what_is_not_signed_is_neither_served_nor_pulled_nor_loaded(name: str, bucket: Bucket, registry_3: Registry) -> None:
+    """Before anything is asked of a cluster: there is none here."""
+    bucket.put({"config.json": b"{}"})
+    repository = f"models/{secrets.token_hex(4)}"
+    build_modelcar("m", "m/v1", repository, source=name, registry=name, base="none", platforms=["linux/amd64"])
+    Cluster(kubeconfig=SecretStr(KUBECONFIG)).save(name)
+    image = f"{registry_3.host}/{repository}:v1"
+    with pytest.raises(Refused, match="is not signed; build it with a signing key"):
+        serve_modelcar("m", "models", image, "sklearn", registry=name, cluster=name)
+    with pytest.raises(Refused, match="is not signed; build it with a signing key"):
+        prepull_image(image, "models", registry=name, cluster=name)
+    with pytest.raises(Refused, match="is not signed; build it with a signing key"):
+        model_source(name, f"oci://{image}")
 
 
 def test_without_trusted_keys_nothing_is_demanded(name: str, registry_3: Registry) -> None:
