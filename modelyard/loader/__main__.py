@@ -15,6 +15,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from modelyard.errors import LoaderFailed, LoaderInterrupted, ModelyardError
+from modelyard.loader.build import build
 from modelyard.loader.check import check
 from modelyard.loader.inspect import inspect
 from modelyard.loader.preload import preload
@@ -23,6 +24,7 @@ from modelyard.loader.remove import remove
 from modelyard.loader.sources import open_source
 from modelyard.loader.tuning import Tuning
 from modelyard.loader.verify import verify
+from modelyard.modelcar.order import BuildSpec
 from modelyard.models import Value
 from modelyard.orders import InspectSpec, LoadSpec, RemoveSpec, VerifySpec
 from modelyard.storage_orders import CheckSpec
@@ -70,6 +72,10 @@ def _check(text: str, root: Path) -> Value:
     return check(CheckSpec.model_validate_json(text), root)
 
 
+def _build(text: str, root: Path) -> Value:
+    return build(BuildSpec.model_validate_json(text), root)
+
+
 #: Each reads its order from JSON and works on the volume below the given directory.
 _COMMANDS: dict[str, Callable[[str, Path], Value]] = {
     LoadSpec.command: _preload,
@@ -77,6 +83,7 @@ _COMMANDS: dict[str, Callable[[str, Path], Value]] = {
     RemoveSpec.command: _remove,
     VerifySpec.command: _verify,
     CheckSpec.command: _check,
+    BuildSpec.command: _build,
 }
 
 
