@@ -1,26 +1,26 @@
 """Enabling modelcars in a KServe whose administrator has not: killed in between, finished by the next run, seen to hold, and undone."""
 
 import json
-import secrets
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from pydantic import SecretStr
 
 import devcluster
-from blocks import Cluster
 from flows.enable_modelcars import enable_modelcars
-from modelyard.errors import Refused
+from modelyard.errors import ClusterRefused, Refused
 from modelyard.kube.client import Kube
 from modelyard.plans.kserve_config import CONFIG_MAP, SECTION
-from modelyard.serving.controller import NOTE, RESTART, SELECTOR
+from modelyard.serving.controller import NOTE, RESTART, SELECTOR, find_namespace
 from tests.cluster.faults.support import run_flow
+from tests.cluster.kserve.rights import limited_account, rights_in
+from tests.cluster.test_rights import Recorder
 
 pytestmark = pytest.mark.cluster
 #: What the other modules of this directory must not meet (see conftest.py).
 CHANGES_KSERVE = True
 NAMESPACE = "kserve"
+RBAC = "rbac.authorization.k8s.io"
 
 
 def config(kube: Kube) -> dict[str, Any]:
@@ -43,15 +43,26 @@ def controllers(kube: Kube) -> set[str]:
 
 
 @pytest.fixture
-def block(prefect_server: str, kserve: Kube, kserve_cluster: devcluster.Cluster) -> Iterator[str]:
-    """A block for the cluster, whose KServe has modelcars disabled, as its documentation says that it is; afterwards as it was."""
+def block(prefect_server: str, kserve: Kube, kserve_cluster: devcluster.Cluster, kserve_namespace: str) -> Iterator[str]:
+    """A block for the cluster, whose KServe has modelcars disabled, as its documentation says that it is; afterwards as it was.
+
+    Its account has the rights of enable-modelcars/ and, in the namespace of the same name, those to try an admission.
+    """
     assert prefect_server
-    name = f"enable-{secrets.token_hex(4)}"
-    Cluster(kubeconfig=SecretStr(kserve_cluster.kubeconfig.read_text())).save(name)
+    name = kserve_namespace
+    binding = {
+        "roleRef": {"apiGroup": RBAC, "kind": "Role", "name": "probe"},
+        "subjects": [{"kind": "ServiceAccount", "name": "modelyard"}],
+    }
+    rules = {"rules": [{"apiGroups": [""], "resources": ["pods"], "verbs": ["create"]}]}
+    head = {"apiVersion": f"{RBAC}/v1", "metadata": {"name": "probe", "namespace": name}}
+    kserve.create({**head, "kind": "Role", **rules})
+    kserve.create({**head, "kind": "RoleBinding", **binding})
     shipped = config(kserve)["data"][SECTION]
     kept = {key: value for key, value in json.loads(shipped).items() if key not in {"enableModelcar", "uidModelcar"}}
     write(kserve, json.dumps({**kept, "enableModelcar": False}, indent=2))
-    yield name
+    with limited_account(kserve_cluster, kserve, name, "accounts", "enable-modelcars"):
+        yield name
     write(kserve, shipped)
 
 
@@ -60,9 +71,11 @@ def write(kube: Kube, text: str) -> None:
     kube.patch_merge("ConfigMap", CONFIG_MAP, NAMESPACE, {"metadata": {"annotations": annotations}, "data": {SECTION: text}})
 
 
-def test_enabled_after_a_kill_held_by_the_webhook_and_undone(kserve: Kube, block: str) -> None:
+def test_enabled_after_a_kill_held_by_the_webhook_and_undone(kserve: Kube, block: str, monkeypatch: pytest.MonkeyPatch) -> None:
     before, pods = section(kserve), controllers(kserve)
-    wanted: dict[str, Any] = {"cluster": block, "uid": 1234, "cpu": "11m"}
+    there: dict[str, Any] = {"cluster": block, "namespace": NAMESPACE, "probe_namespace": block}
+    wanted = {**there, "uid": 1234, "cpu": "11m"}
+    recorder = Recorder(monkeypatch)
     planned = enable_modelcars(**wanted, dry_run=True)
     changes = ('cpuModelcar: "10m" -> "11m"', "enableModelcar: false -> true", "uidModelcar: not set -> 1234")
     assert (tuple(sorted(planned.changes)), section(kserve), notes(kserve)) == (changes, before, set())
@@ -79,19 +92,23 @@ def test_enabled_after_a_kill_held_by_the_webhook_and_undone(kserve: Kube, block
     again = enable_modelcars(**wanted)
     assert (again.action, again.restarted, config(kserve)["metadata"]["resourceVersion"]) == ("nothing to do", (), version)
 
-    undone = enable_modelcars(cluster=block, undo=True)
+    undone = enable_modelcars(**there, undo=True)
     assert (section(kserve), notes(kserve), undone.admission) == (before, set(), "pods get no modelcar")
     assert len(undone.restarted) == len(pods)
+    recorder.hold({("", "pods", "create")} | rights_in("enable-modelcars"), "enable-modelcars")
 
 
 def test_a_configuration_that_is_no_json_is_refused_and_left(kserve: Kube, block: str) -> None:
     broken = config(kserve)["data"][SECTION].rstrip().removesuffix("}")
     write(kserve, broken)
     with pytest.raises(Refused, match="is not JSON"):
-        enable_modelcars(cluster=block)
+        enable_modelcars(cluster=block, namespace=NAMESPACE)
     assert config(kserve)["data"][SECTION] == broken
 
 
-def test_a_controller_that_is_nowhere_is_told_of(kserve_namespace: str, block: str) -> None:
+def test_the_controller_is_found_by_who_may_look_everywhere(kserve: Kube, block: str, kserve_namespace: str) -> None:
+    assert find_namespace(kserve) == NAMESPACE
     with pytest.raises(Refused, match=f"namespace {kserve_namespace}: has no pod with the label"):
-        enable_modelcars(cluster=block, namespace=kserve_namespace)
+        find_namespace(kserve, kserve_namespace)
+    with pytest.raises(ClusterRefused, match="lacks the verb 'list' on 'pods' for the cluster"):
+        enable_modelcars(cluster=block)

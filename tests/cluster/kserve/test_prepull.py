@@ -1,13 +1,13 @@
 """Pre-pulling by the flow: an image is on the node before a pod asks for it, held once whatever the runs, and let go again."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from pydantic import SecretStr
 
 import devcluster
-from blocks import Cluster, OciRegistry
+from blocks import OciRegistry
 from flows.prepull import PrepullReport, prepull_image
 from modelyard.errors import ServingFailed
 from modelyard.images.references import Reference
@@ -16,7 +16,9 @@ from modelyard.plans.prepull import Form, PrepullPlan, PrepullRequest
 from modelyard.serving.prepull import ensure_jobs, let_go, wait_pulled
 from tests.cluster.faults.support import run_flow, wait_until
 from tests.cluster.kserve.images import push_model
+from tests.cluster.kserve.rights import limited_account, rights_in
 from tests.cluster.kserve.support import wait_pod
+from tests.cluster.test_rights import Recorder
 
 pytestmark = pytest.mark.cluster
 HOLDER = "busybox:1.36"
@@ -47,16 +49,17 @@ class Pulling:
 
 
 @pytest.fixture
-def pulling(prefect_server: str, kserve: Kube, kserve_cluster: devcluster.Cluster, kserve_namespace: str) -> Pulling:
+def pulling(prefect_server: str, kserve: Kube, kserve_cluster: devcluster.Cluster, kserve_namespace: str) -> Iterator[Pulling]:
     assert prefect_server
     restricted = {"metadata": {"labels": {"pod-security.kubernetes.io/enforce": "restricted"}}}
     kserve.patch_merge("Namespace", kserve_namespace, None, restricted)
-    Cluster(kubeconfig=SecretStr(kserve_cluster.kubeconfig.read_text())).save(kserve_namespace)
     OciRegistry(host=kserve_cluster.registry, plain_http=True).save(kserve_namespace)
-    return Pulling(kserve, kserve_cluster, kserve_namespace)
+    with limited_account(kserve_cluster, kserve, kserve_namespace, "accounts", "prepull"):
+        yield Pulling(kserve, kserve_cluster, kserve_namespace)
 
 
-def test_an_image_without_a_shell_is_on_the_node_held_once_and_let_go(pulling: Pulling) -> None:
+def test_an_image_without_a_shell_is_on_the_node_held_once_and_let_go(pulling: Pulling, monkeypatch: pytest.MonkeyPatch) -> None:
+    recorder = Recorder(monkeypatch)
     image = push_model(pulling.cluster, pulling.kube, f"models/{pulling.name}", based=False)
     parameters = pulling.parameters(image)
     exit_code, _ = run_flow("flows.prepull:prepull_image", parameters, MODELYARD_KUBE_DIE_AFTER="1")  # its Job is made
@@ -70,8 +73,11 @@ def test_an_image_without_a_shell_is_on_the_node_held_once_and_let_go(pulling: P
     assert job["spec"]["activeDeadlineSeconds"] >= 2 * 86400
     pulling.kube.create(never_pulls(image, pulling.name))
     wait_pod(pulling.cluster, pulling.name, "serves")
-    assert [state.node for state in pulling.prepull(image, remove=True).nodes] == [pulling.node]
+    node = pulling.node
+    assert [state.node for state in pulling.prepull(image, remove=True).nodes] == [node]
     assert (pulling.pods(), pulling.kube.list("Job", pulling.name)) == ([], [])
+    recorder.used.discard(("", "pods", "create"))  # the test's own
+    recorder.hold({("", "nodes", "list")} | rights_in("prepull"), "prepull")
 
 
 def never_pulls(image: str, namespace: str) -> dict[str, Any]:

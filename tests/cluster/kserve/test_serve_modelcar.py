@@ -7,18 +7,23 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from pydantic import SecretStr
 
 import devcluster
-from blocks import Cluster, OciRegistry
+from blocks import OciRegistry
 from flows.serve_modelcar import ServeReport, serve_modelcar
 from modelyard.errors import Refused, ServingFailed
 from modelyard.kube.client import Kube
 from tests.cluster.kserve.images import FILES, push_model
+from tests.cluster.kserve.rights import limited_account, rights_in
 from tests.cluster.kserve.support import apply_all
+from tests.cluster.test_rights import Recorder
 
 pytestmark = pytest.mark.cluster
 FORMAT = "modelyard-test"
+ROOTS = ("serve-modelcar", "enable-modelcars")
+#: Of enable-modelcars, which serving needs only to read KServe's configuration; and of a look that finds one of a killed run.
+NOT_NEEDED = {("", "pods", "delete"), ("", "configmaps", "patch"), ("batch", "jobs", "get")}
+NODES = ("", "nodes", "list")  # of accounts
 
 
 @dataclass(frozen=True)
@@ -40,13 +45,13 @@ class Serving:
 def serving(prefect_server: str, kserve: Kube, kserve_cluster: devcluster.Cluster) -> Iterator[Serving]:
     assert prefect_server
     name = f"serve-{secrets.token_hex(4)}"
-    Cluster(kubeconfig=SecretStr(kserve_cluster.kubeconfig.read_text())).save(name)
     OciRegistry(host=kserve_cluster.registry, plain_http=True).save(name)
     image = push_model(kserve_cluster, kserve, f"models/{name}", based=True)
     bare = push_model(kserve_cluster, kserve, f"models/{name}-bare", based=False)
     apply_all(kserve_cluster, {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
     apply_all(kserve_cluster, runtime(name))
-    yield Serving(kserve, name, image, bare)
+    with limited_account(kserve_cluster, kserve, name, "accounts", *ROOTS):
+        yield Serving(kserve, name, image, bare)
     kserve.delete("Namespace", name)
 
 
@@ -69,13 +74,17 @@ def runtime(namespace: str) -> dict[str, Any]:
     }
 
 
-def test_a_modelcar_is_served_its_files_are_seen_and_a_second_run_changes_nothing(serving: Serving) -> None:
+def test_a_modelcar_is_served_its_files_are_seen_and_a_second_run_changes_nothing(
+    serving: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorder = Recorder(monkeypatch)
     served = serving.serve("car", serving.image)
     [pod] = served.pods
     assert (served.action, served.uri, pod.notes) == ("created", f"oci://{serving.image}", ())
     assert (pod.files, pod.bytes) == (len(FILES), sum(map(len, FILES.values())))
     again = serving.serve("car", serving.image)
     assert (again.action, [each.name for each in again.pods]) == ("unchanged", [pod.name])
+    recorder.hold({NODES} | rights_in(*ROOTS) - NOT_NEEDED, "serve-modelcar")
     left = [job["metadata"]["name"] for job in serving.kube.list("Job", serving.name) if not job["metadata"].get("deletionTimestamp")]
     assert left == []
 
