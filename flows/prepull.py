@@ -69,7 +69,7 @@ def prepull_image(  # noqa: PLR0913, PLR0917 - these are the fields of the form
         nodes: Names of the nodes; none: all that have the labels.
         tolerations: Tolerations of the pods, as Kubernetes spells them; nodes with other taints are left out.
         pull_secrets: Pull secrets beside those of the namespace's service account default.
-        keep: How long the image is held, as 1d; then Kubernetes may remove it when the node's disk runs short.
+        keep: How long the image is held, as 1d, beside the time that the pulls may take; then Kubernetes may remove it when the node's disk runs short.
         patience: How long the pulls may take, as 1h.
         holder: Image that sleeps beside the mounted one.
         registry: Name of the Modelyard OCI Registry block by which the image is looked up. If it has trusted keys, the image must be
@@ -82,6 +82,7 @@ def prepull_image(  # noqa: PLR0913, PLR0917 - these are the fields of the form
         Refused: the plan holds problems; all of them are listed, and nothing was changed.
         ServingFailed: nodes that cannot get the image; the others have it.
     """
+    wait = parse_duration(patience)
     request = PrepullRequest(
         image=parse_image(image),
         namespace=namespace,
@@ -90,9 +91,9 @@ def prepull_image(  # noqa: PLR0913, PLR0917 - these are the fields of the form
         tolerations=tuple(tolerations),
         pull_secrets=tuple(pull_secrets),
         holder=holder,
-        keep_seconds=round(parse_duration(keep).total_seconds()),
+        keep_seconds=round((wait + parse_duration(keep)).total_seconds()),
     )
-    wait, kube = parse_duration(patience), Kube(load_block(Cluster, cluster).get_client())
+    kube = Kube(load_block(Cluster, cluster).get_client())
     if remove:
         return PrepullReport(image=str(request.image), action="let go", nodes=() if dry_run else take_away(request, kube))
     target = load_block(OciRegistry, registry)

@@ -28,7 +28,7 @@ class Form(StrEnum):
 
 
 class PrepullRequest(Value):
-    """What the user asked for. ``keep_seconds``: how long the image is held, from the Job's start."""
+    """What the user asked for. ``keep_seconds``: the Job's life, its pull included."""
 
     image: Reference
     namespace: str

@@ -22,7 +22,7 @@ from modelyard.kube.resources import Manifest
 from modelyard.names import job_name
 from modelyard.plans.serving_pods import MODEL_PATH, MODELCAR, SERVER, Seen, parse_look
 
-_LIFE_SECONDS = 600
+_LIFE_SECONDS = 300
 _KEPT_SECONDS = 60
 _PAUSE = 1.0
 _GONE_TRIES = 120
@@ -104,7 +104,7 @@ def _looker(server: Mapping[str, Any], volumes: set[str], image: str | None) -> 
         "image": image or server["image"],
         "imagePullPolicy": "IfNotPresent",
         "command": ["sh", "-c", _SCRIPT, "look", MODEL_PATH],
-        "resources": {"requests": {"cpu": "10m", "memory": "32Mi"}, "limits": {"memory": "256Mi"}},
+        "resources": {"requests": {"cpu": "10m", "memory": "32Mi"}, "limits": {"cpu": "200m", "memory": "256Mi"}},
         "volumeMounts": [*_mounts(server, volumes), {"name": "look", "mountPath": "/tmp"}],  # noqa: S108 - the twin's own emptyDir
         **context,
     }
