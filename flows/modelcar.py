@@ -12,6 +12,7 @@ from pydantic import Field
 from blocks import OciRegistry, SigningKey, load_block
 from flows.modelcar_sites import end_build, end_build_never_started, image_key, site_of
 from flows.parameters import ShortText
+from flows.signing import believing, trust_of
 from modelyard.errors import Problem, Refused
 from modelyard.images.descriptors import Platform
 from modelyard.images.references import Reference
@@ -68,7 +69,7 @@ def build_modelcar(  # noqa: PLR0913, PLR0917 - these are the fields of the form
         previous: Image of the version before, with tag or digest, in the same registry: layers of its unchanged files are used again
             without reading them from the source. Empty: none; the tag's own and a killed build's are always looked at.
         signing_key: Name of the Modelyard Signing Key block that signs the image, its files and what it was made from, before the tag
-            names it. Empty: it is not signed.
+            names it; layers of earlier builds are then used again only if a trusted key signed those. Empty: it is not signed.
         cache: Name of the Modelyard Model Cache block beside whose claim a Job builds the image, with the block's loader image. Empty:
             the flow run builds it itself, which it can from a bucket only. The image is the same.
         cluster: Name of the Modelyard Cluster block the cache lies in.
@@ -79,10 +80,12 @@ def build_modelcar(  # noqa: PLR0913, PLR0917 - these are the fields of the form
         Refused: the plan holds problems; all of them are listed, and nothing was changed.
     """
     target = load_block(OciRegistry, registry)
-    site = site_of(path, source, target, cache, cluster)
     key = load_block(SigningKey, signing_key) if signing_key else None
+    trust = trust_of(target, key)
+    site = site_of(path, source, target, cache, cluster, trust)
     request = request_of(model, version, site.location, Reference(host=target.host, repository=repository, tag=tag), base, platforms)
     request = request.model_copy(update={"previous": _reference(previous, "previous") if previous else None, "move_tag": move_tag})
+    request = believing(request, target.keychain(), trust)
     plan = site.plan(request)
     create_markdown_artifact(describe(plan), key=image_key(request, "plan"), description=f"Plan {plan.digest}")
     if dry_run:

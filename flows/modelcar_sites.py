@@ -31,6 +31,7 @@ from modelyard.oci.environment import secret_of
 from modelyard.orders import Report
 from modelyard.plans.modelcar import ModelcarFacts, ModelcarPlan, ModelcarRequest, plan_modelcar
 from modelyard.plans.placement import node_for
+from modelyard.signing.trust import Trust
 from modelyard.sources.s3 import S3Source as S3Files
 from modelyard.volumes.claims import read_claim
 
@@ -58,6 +59,7 @@ class InRun:
     source: S3Source
     location: S3Location
     keychain: Keychain
+    trust: Trust | None
 
     def plan(self, request: ModelcarRequest) -> ModelcarPlan:
         """What will be done."""
@@ -65,7 +67,7 @@ class InRun:
 
     def build(self, plan: ModelcarPlan) -> tuple[ModelcarPlan, Built]:
         """Do it: the layers are in the registry."""
-        return plan, build(plan.approved(), self.source, self.location, self.keychain)
+        return plan, build(plan.approved(), self.source, self.location, self.keychain, self.trust)
 
 
 @task(task_run_name="resolve-{request.model}", **retried(SourceUnavailable))
@@ -76,12 +78,13 @@ def resolve(request: ModelcarRequest, source: S3Source, location: S3Location, ke
 
 
 @task(task_run_name="build-{plan.request.model}", cache_policy=NO_CACHE)
-def build(plan: ModelcarPlan, source: S3Source, location: S3Location, keychain: Keychain) -> Built:
+def build(plan: ModelcarPlan, source: S3Source, location: S3Location, keychain: Keychain, trust: Trust | None) -> Built:
     """Stream the new layers from the source into the registry. What failed here was tried again within, so not once more as a whole."""
     progress = LoadProgress(image_key(plan.request, "progress"), str(plan.request.image))
     with closing(source.client()) as client:
         files = S3Files(location, client, access=source.access())
-        made = build_layers(plan, files, keychain, Tuning(), progress, get_run_logger().info)
+        vouch = trust.vouch if trust else None
+        made = build_layers(plan, files, keychain, Tuning(), progress, get_run_logger().info, vouch=vouch)
     progress.finish(summary(made))
     return made
 
@@ -133,7 +136,9 @@ def carry_out_build(order: BuildSpec, site: BesideData, timeout: timedelta) -> R
     return report
 
 
-def site_of(path: str, source: str, registry: OciRegistry, cache: str | None, cluster: str) -> InRun | BesideData:
+def site_of(  # noqa: PLR0917 - as the form has them
+    path: str, source: str, registry: OciRegistry, cache: str | None, cluster: str, trust: Trust | None
+) -> InRun | BesideData:
     """Where ``path`` is read and the image built.
 
     Raises:
@@ -144,7 +149,7 @@ def site_of(path: str, source: str, registry: OciRegistry, cache: str | None, cl
     if not cache:
         if files is None:
             raise Refused([Problem("cache", "is empty, and the path is on a claim", "name the cache whose claim it is")])
-        return InRun(files, files.location(path), registry.keychain())
+        return InRun(files, files.location(path), registry.keychain(), trust)
     kube, spec = load_cache(cache, cluster)
     return BesideData(kube, spec, files.location(path) if files else claim_location(path, spec.claim), files, registry)
 
