@@ -136,9 +136,7 @@ def carry_out_build(order: BuildSpec, site: BesideData, timeout: timedelta) -> R
     return report
 
 
-def site_of(  # noqa: PLR0917 - as the form has them
-    path: str, source: str, registry: OciRegistry, cache: str | None, cluster: str, trust: Trust | None
-) -> InRun | BesideData:
+def site_of(path: str, source: str, registry: OciRegistry, cache: str | None, cluster: str, trust: Trust | None) -> InRun | BesideData:
     """Where ``path`` is read and the image built.
 
     Raises:
