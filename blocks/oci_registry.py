@@ -1,14 +1,31 @@
 """Where images go: a registry, with the credentials and the authority to reach it."""
 
-from typing import ClassVar
+from functools import partial
+from typing import Any, ClassVar
 
+import boto3
+from botocore.exceptions import BotoCoreError, ClientError
 from prefect.blocks.core import Block
-from pydantic import ConfigDict, Field, HttpUrl, SecretStr, field_validator, model_validator
+from prefect_aws.credentials import AwsCredentials
+from pydantic import (
+    ConfigDict,
+    Field,
+    HttpUrl,
+    SecretStr,
+    SerializationInfo,
+    SerializerFunctionWrapHandler,
+    field_serializer,
+    field_validator,
+    model_validator,
+)
 
+from blocks.aws import without_session_token
 from blocks.certificates import checked_authority
 from modelyard.errors import RegistryDenied
 from modelyard.images.references import api_host, host_problem
-from modelyard.oci.access import Access, Credentials, Keychain, credentials_for, read_docker_config
+from modelyard.models import WeightPolicy
+from modelyard.oci.access import Access, Credentials, Keychain, Login, credentials_for, read_docker_config
+from modelyard.oci.ecr import EcrCredentials, ecr_region
 from modelyard.signing.keys import PublicKey, read_public_keys
 
 
@@ -36,6 +53,25 @@ class OciRegistry(Block):
             'A docker config in JSON ({"auths": ...}), as .dockerconfigjson of a Kubernetes Secret holds it; it may name other'
             " registries too, from which base images are pulled. Credential helpers cannot be used."
         ),
+    )
+    aws_credentials: AwsCredentials | None = Field(
+        default=None,
+        repr=False,  # it prints its session token
+        description=(
+            "For Amazon ECR without a user and a docker config: keys, profile or role that ask for its passwords, which end after 12 h."
+            " Empty: whatever the pod has (EKS Pod Identity, IRSA, instance role)."
+        ),
+    )
+    weight_formats: WeightPolicy = Field(
+        default=WeightPolicy.SCAN,
+        description=(
+            "Files that pickle loads, in images that are built: any; scan (refused if they import what is not known as harmless); no-pickle"
+            " (refused)."
+        ),
+    )
+    require_digests: bool = Field(
+        default=False,
+        description="Whether a model that is built must bring a SHA256SUMS that lists all of its files (`modelyard upload` writes it).",
     )
     trusted_keys: str | None = Field(
         default=None,
@@ -80,15 +116,38 @@ class OciRegistry(Block):
     def _is_whole(self) -> "OciRegistry":
         if bool(self.username) != bool(self.password and self.password.get_secret_value()):
             raise ValueError("a username and a password belong together; leave both empty for what the docker config says, or for none")
+        if self.aws_credentials and not ecr_region(self.host):
+            raise ValueError("awsCredentials are for Amazon ECR (<account>.dkr.ecr.<region>.amazonaws.com), which this host is not")
         return self
+
+    @field_serializer("aws_credentials", mode="wrap", when_used="unless-none")
+    def _hide_session_token(self, credentials: AwsCredentials, handler: SerializerFunctionWrapHandler, info: SerializationInfo) -> Any:  # noqa: ANN401 (what pydantic makes of a block)
+        return without_session_token(handler(credentials), info)
 
     def keychain(self) -> Keychain:
         """How this registry, and others that the docker config names, are reached."""
         others = read_docker_config(self.docker_config.get_secret_value()) if self.docker_config else {}
         own = Credentials(self.username, self.password.get_secret_value()) if self.username and self.password else None
-        access = Access(api_host(self.host), self.plain_http, self.ca_certificate, own or credentials_for(self.host, others))
-        return Keychain(access, others)
+        login = own or credentials_for(self.host, others) or self._ecr()
+        return Keychain(Access(api_host(self.host), self.plain_http, self.ca_certificate, login), others)
+
+    def _ecr(self) -> Login | None:
+        region = ecr_region(self.host)
+        return EcrCredentials(partial(_ecr_client, self.aws_credentials, region)) if region else None
 
     def public_keys(self) -> tuple[PublicKey, ...]:
         """The keys of which one must have signed an image; none if signatures are not asked for."""
         return read_public_keys(self.trusted_keys) if self.trusted_keys else ()
+
+
+def _ecr_client(credentials: AwsCredentials | None, region: str) -> Any:  # noqa: ANN401 - no stubs of ECR
+    """A client of its own session: one that was kept would go on with an assumed role's expired keys.
+
+    Raises:
+        RegistryDenied: the role may not be assumed, or the profile does not exist.
+    """
+    try:
+        session = credentials.get_boto3_session() if credentials else boto3.Session()
+        return session.client("ecr", region_name=region)
+    except (ClientError, BotoCoreError) as error:
+        raise RegistryDenied(f"no AWS credentials for ECR: {error}; check them in the registry's block") from error

@@ -19,13 +19,13 @@ from pydantic import (
     ConfigDict,
     Field,
     HttpUrl,
-    SecretStr,
     SerializationInfo,
     SerializerFunctionWrapHandler,
     field_serializer,
     field_validator,
 )
 
+from blocks.aws import without_session_token
 from blocks.certificates import authority_file, checked_authority
 from modelyard.errors import SourceDenied, SourceUnavailable
 from modelyard.models import S3Location
@@ -97,11 +97,7 @@ class S3Source(Block):
     def _hide_session_token(
         self, credentials: MinIOCredentials | AwsCredentials, handler: SerializerFunctionWrapHandler, info: SerializationInfo
     ) -> Any:  # noqa: ANN401 (what pydantic makes of a block)
-        dumped = handler(credentials)
-        saving = bool(info.context and info.context.get("include_secrets"))
-        if not saving and dumped.get("aws_session_token"):
-            dumped["aws_session_token"] = str(SecretStr("hidden"))  # plain text in prefect-aws, where it should be a SecretStr
-        return dumped
+        return without_session_token(handler(credentials), info)
 
     def location(self, path: str = "") -> S3Location:
         """Where ``path`` below this source's prefix lies. Holds no secret."""

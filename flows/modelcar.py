@@ -84,7 +84,8 @@ def build_modelcar(  # noqa: PLR0913, PLR0917 - these are the fields of the form
     trust = trust_of(target, key)
     site = site_of(path, source, target, cache, cluster, trust)
     request = request_of(model, version, site.location, Reference(host=target.host, repository=repository, tag=tag), base, platforms)
-    request = request.model_copy(update={"previous": _reference(previous, "previous") if previous else None, "move_tag": move_tag})
+    rules = {"move_tag": move_tag, "weights": target.weight_formats, "require_digests": target.require_digests}
+    request = request.model_copy(update={"previous": _reference(previous, "previous") if previous else None, **rules})
     request = believing(request, target.keychain(), trust)
     plan = site.plan(request)
     create_markdown_artifact(describe(plan), key=image_key(request, "plan"), description=f"Plan {plan.digest}")

@@ -5,7 +5,7 @@ import binascii
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from modelyard.errors import RegistryDenied
 from modelyard.images.references import Reference
@@ -27,6 +27,24 @@ class Credentials:
         """The value of an Authorization header."""
         return "Basic " + base64.b64encode(f"{self.username}:{self.password}".encode()).decode()
 
+    def renewed(self, used: str | None) -> bool:
+        """Whether ``basic`` may do where the header ``used`` was refused; a password that stays does not."""
+        return used is None
+
+
+class Login(Protocol):
+    """Credentials, or what asks for new ones before they end."""
+
+    @property
+    def username(self) -> str: ...
+    @property
+    def password(self) -> str: ...
+    @property
+    def refresh_token(self) -> str: ...
+    @property
+    def basic(self) -> str: ...
+    def renewed(self, used: str | None) -> bool: ...
+
 
 @dataclass(frozen=True, slots=True)
 class Access:
@@ -35,7 +53,7 @@ class Access:
     host: str
     plain_http: bool = False
     authority: str | None = None
-    credentials: Credentials | None = None
+    credentials: Login | None = None
 
     @property
     def url(self) -> str:

@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping
 
 from modelyard.images.references import api_host
-from modelyard.oci.access import Access, Credentials, Keychain, credentials_for, read_docker_config
+from modelyard.oci.access import Access, Keychain, Login, credentials_for, read_docker_config
 
 #: A docker config with the credentials, and the authority of the main registry as PEM text.
 CONFIG_VARIABLE = "MODELYARD_REGISTRY_CONFIG"
@@ -30,7 +30,7 @@ def keychain_of(environment: Mapping[str, str], host: str, *, plain_http: bool) 
     return Keychain(main, known)
 
 
-def _entry(found: Credentials) -> dict[str, str]:
+def _entry(found: Login) -> dict[str, str]:
     if found.refresh_token:
         return {"identitytoken": found.refresh_token}
     return {"auth": base64.b64encode(f"{found.username}:{found.password}".encode()).decode()}

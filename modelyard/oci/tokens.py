@@ -87,7 +87,7 @@ class Authorization:
             if token and used == f"Bearer {token.value}":  # else another thread has a new one already
                 del self._tokens[scopes]
         if challenge.scheme == "basic":
-            return used is None and self.access.credentials is not None
+            return self.access.credentials is not None and self.access.credentials.renewed(used)
         return True
 
     def _ask(self, challenge: Challenge, scopes: tuple[str, ...]) -> _Token:

@@ -20,6 +20,7 @@ from blocks import Cluster, ModelCache, OciRegistry, S3Source, SigningKey, load_
 from modelyard.errors import Refused
 from modelyard.oci.access import Access
 from modelyard.oci.access import Credentials as RegistryCredentials
+from modelyard.oci.ecr import EcrCredentials
 
 Credentials = AwsCredentials | MinIOCredentials
 ROOT = Path(__file__).parents[2]
@@ -75,6 +76,22 @@ def test_a_registry_comes_back_as_saved(prefect_server: str) -> None:
     assert "config-secret" not in shown
 
 
+def test_a_registry_of_ecr_asks_for_its_passwords(prefect_server: str) -> None:
+    """Nothing is asked of AWS here. What a docker config says of the host goes before."""
+    host = "123456789012.dkr.ecr.eu-west-1.amazonaws.com"
+    keys = AwsCredentials(aws_access_key_id="AKIA", aws_secret_access_key=SecretStr("aws-secret"), aws_session_token="session-secret")
+    saved = OciRegistry(host=host, aws_credentials=keys)
+    saved.save("ecr")
+    loaded = load_block(OciRegistry, "ecr")
+    assert isinstance(loaded.keychain().main.credentials, EcrCredentials)
+    assert loaded.aws_credentials
+    assert loaded.aws_credentials.aws_session_token == "session-secret"
+    assert "aws-secret" not in api_text(prefect_server)
+    assert "session-secret" not in repr(saved) + str(saved.model_dump(mode="json"))
+    told = SecretStr(json.dumps({"auths": {host: {"username": "me", "password": "p"}}}))
+    assert OciRegistry(host=host, docker_config=told).keychain().main.credentials == RegistryCredentials("me", "p")
+
+
 @pytest.mark.parametrize(
     "fields",
     [
@@ -83,6 +100,7 @@ def test_a_registry_comes_back_as_saved(prefect_server: str) -> None:
         {"host": "r.example", "password": SecretStr("s3cret")},
         {"host": "r.example", "docker_config": SecretStr('{"auths": "s3cret"}')},
         {"host": "r.example", "ca_certificate": "no certificate"},
+        {"host": "r.example", "aws_credentials": AwsCredentials(aws_access_key_id="AKIA", aws_secret_access_key=SecretStr("s3cret"))},
     ],
 )
 def test_registries_that_cannot_be(fields: dict[str, Any]) -> None:

@@ -13,6 +13,7 @@ from modelyard.modelcar.build import Built, build_layers
 from modelyard.modelcar.publish import Modelcar, publish
 from modelyard.modelcar.resolve import read_facts
 from modelyard.modelcar.tuning import Tuning
+from modelyard.models import S3Location
 from modelyard.oci.access import Keychain
 from modelyard.oci.http import Patience
 from modelyard.plans.modelcar import ModelcarPlan, ModelcarRequest, plan_modelcar
@@ -46,6 +47,7 @@ class Builder:
 
     def open(self, request: ModelcarRequest) -> Source:
         """Listed through the server itself, read as the request says."""
+        assert isinstance(request.source, S3Location)
         return self.source or S3Source(request.source, self.bucket.client)
 
     @property

@@ -20,7 +20,7 @@ import pytest
 
 from devcluster.build import MODULES, build_all
 from devcluster.packages import unpack_package
-from modelyard.oci.access import Access, Credentials, Keychain
+from modelyard.oci.access import Access, Keychain, Login
 from tests.services.s3_fixtures import Certificates, free_port
 
 _STARTUP_SECONDS = 60
@@ -46,7 +46,7 @@ class Registry:
     settings: dict[str, Any] = field(default_factory=dict)
     scheme: str = "http"
     authority: Path | None = None
-    credentials: Credentials | None = None
+    credentials: Login | None = None
     process: "subprocess.Popen[bytes] | None" = None
 
     @property
