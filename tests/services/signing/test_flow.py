@@ -56,13 +56,15 @@ def test_built_signed_and_verified(
     with pytest.raises(Refused, match="is not signed; build it with a signing key"):
         demand_signature(Reference.parse(unsigned.image.image), block)
 
-    report = build_modelcar(**told, signing_key=name)
+    report = build_modelcar(**told, signing_key=name, previous=unsigned.image.image)
     assert report.image
+    assert report.reused == 0, "nobody vouches for the layers that are there"
     assert report.image.signed_by == keys.key.public.hint
     image = f"{registry_3.host}/{repository}:v1"
     assert str(demand_signature(Reference.parse(image), block)) == report.image.image
     assert cosign(image, keys.public) == 2
-    assert build_modelcar(**told, signing_key=name).image == report.image, "all of it is there, and left as it is"
+    again = build_modelcar(**told, signing_key=name)
+    assert (again.image, again.new, again.read_bytes) == (report.image, 0, 0), "all of it is there, and left as it is"
 
     verified = verify_image(image, name)
     assert (verified.image, verified.files, verified.provenance, verified.read) == (report.image.image, 2, True, False)
