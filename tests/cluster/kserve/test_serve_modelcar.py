@@ -13,6 +13,7 @@ from blocks import OciRegistry
 from flows.serve_modelcar import ServeReport, serve_modelcar
 from modelyard.errors import Refused, ServingFailed
 from modelyard.kube.client import Kube
+from tests.cluster.faults.support import run_flow, wait_until
 from tests.cluster.kserve.images import FILES, push_model
 from tests.cluster.kserve.rights import limited_account, rights_in
 from tests.cluster.kserve.support import apply_all
@@ -124,3 +125,22 @@ def test_the_service_of_others_is_left_alone(serving: Serving, kserve_cluster: d
     live = serving.kube.get("InferenceService", "theirs", serving.name)
     assert live
     assert live["spec"]["predictor"]["model"]["storageUri"] == "pvc://theirs/m", json.dumps(live["spec"])
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(1200)
+def test_serving_killed_after_each_of_its_writes(serving: Serving) -> None:
+    """Wherever it was killed, the next run serves, and leaves no look of the killed one."""
+    parameters = {"name": "killed", "namespace": serving.name, "image": serving.image, "model_format": FORMAT}
+    names = {"registry": serving.name, "cluster": serving.name}
+    k, killed = 1, True
+    while killed:
+        exit_code, output = run_flow("flows.serve_modelcar:serve_modelcar", {**parameters, **names}, MODELYARD_KUBE_DIE_AFTER=str(k))
+        assert exit_code in {0, -9}, output
+        killed = exit_code == -9
+        assert [pod.files for pod in serving.serve("killed", serving.image).pods] == [len(FILES)]
+        wait_until(lambda: not serving.kube.list("Job", serving.name))
+        serving.kube.delete("InferenceService", "killed", serving.name)
+        wait_until(lambda: not serving.kube.list("Pod", serving.name, label_selector="serving.kserve.io/inferenceservice=killed"))
+        k += 1
+    assert k > 3, "the service, the look, its end"
