@@ -7,7 +7,7 @@ from prefect import flow, task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from pydantic import Field
 
-from blocks import S3Source, load_block
+from blocks import OciRegistry, S3Source, load_block
 from flows.cache_blocks import load_cache
 from flows.hooks import end_jobs, end_jobs_never_started
 from flows.orders import carry_out
@@ -18,8 +18,10 @@ from flows.verdicts import tell_catalogue
 from modelyard.caches import CacheSpec
 from modelyard.errors import ClusterUnavailable, LoaderInterrupted, VolumeUnusable
 from modelyard.kube.client import Kube
+from modelyard.models import S3Location
 from modelyard.names import artifact_key
-from modelyard.orders import DamageEntry, Report, VerifyResult, VerifySpec, VersionVerdict
+from modelyard.oci.environment import secret_of
+from modelyard.orders import DamageEntry, RegistryAddress, Report, VerifyResult, VerifySpec, VersionVerdict
 from modelyard.plans.placement import node_for
 from modelyard.plans.verify import damage_error, describe_verification, finding_rows, plan_verification, summary, unrepaired
 from modelyard.volumes.claims import read_claim
@@ -34,6 +36,7 @@ def verify_cache(
     cache: ShortText = "default",
     cluster: ShortText = "default",
     source: ShortText = "default",
+    registry: ShortText | None = None,
     models: Versions = [],  # noqa: B006 - Prefect copies it; a form shows a list
     share: Share = 1.0,
     repair: bool = False,  # noqa: FBT001, FBT002 - a flow's parameters are given by name
@@ -46,6 +49,7 @@ def verify_cache(
         cache: Name of the Modelyard Model Cache block to verify.
         cluster: Name of the Modelyard Cluster block the cache lies in.
         source: Name of the Modelyard S3 Source block to repair from: that of the bucket the models came from. Used with repair only.
+        registry: Name of the Modelyard OCI Registry block to repair from instead: that of the images the models came from.
         models: Versions to look at, as model@version; none: all, and what on the volume is no version.
         share: Part of the bytes to read, above 0 up to 1; the day decides which, so that daily runs come round to all of them.
         repair: Fetch damaged and missing files anew. Foreign files are never touched.
@@ -55,10 +59,10 @@ def verify_cache(
         VolumeUnusable: damage was found and not repaired; the table of findings has each file.
     """
     kube, settings = load_cache(cache, cluster)
-    bucket = load_block(S3Source, source) if repair else None
+    origin = (load_block(OciRegistry, registry) if registry else load_block(S3Source, source)) if repair else None
     claim = read_claim(kube, settings.namespace, settings.claim)
-    spec = plan_verification(settings, claim, models, share, datetime.now(UTC).date(), bucket.location() if bucket else None)
-    report = reread(spec, settings, bucket, kube, node_for(settings, claim))
+    spec = plan_verification(settings, claim, models, share, datetime.now(UTC).date(), _address(origin) if origin else None)
+    report = reread(spec, settings, origin, kube, node_for(settings, claim))
     entries = [DamageEntry.model_validate(each) for each in report.entries if "path" in each]
     verdicts = [VersionVerdict.model_validate(each) for each in report.entries if "path" not in each]
     where = f"{settings.namespace}/{settings.claim}"
@@ -70,7 +74,7 @@ def verify_cache(
 
 
 @task(task_run_name="verify-{cache.claim}", **retried(ClusterUnavailable, LoaderInterrupted))
-def reread(spec: VerifySpec, cache: CacheSpec, source: S3Source | None, kube: Kube, node: str | None) -> Report[VerifyResult]:
+def reread(spec: VerifySpec, cache: CacheSpec, origin: S3Source | OciRegistry | None, kube: Kube, node: str | None) -> Report[VerifyResult]:
     """Run the verification's Job beside the volume to its end."""
     progress = LoadProgress(_key(cache, "progress"), f"verify {cache.claim}")
     report = carry_out(
@@ -79,13 +83,23 @@ def reread(spec: VerifySpec, cache: CacheSpec, source: S3Source | None, kube: Ku
         cache,
         VerifyResult,
         timeout=VERIFY_TIMEOUT,
-        secret_data=source.secret_data() if source else None,
+        secret_data=_secrets(origin),
         on_progress=progress,
         on_note=progress.note,
         node=node,
     )
     progress.finish(summary(report.result))
     return report
+
+
+def _address(origin: S3Source | OciRegistry) -> S3Location | RegistryAddress:
+    return origin.location() if isinstance(origin, S3Source) else RegistryAddress(host=origin.host, plain_http=origin.plain_http)
+
+
+def _secrets(origin: S3Source | OciRegistry | None) -> dict[str, str]:
+    if origin is None:
+        return {}
+    return origin.secret_data() if isinstance(origin, S3Source) else secret_of(origin.keychain())
 
 
 def publish(cache: CacheSpec, where: str, spec: VerifySpec, result: VerifyResult, entries: list[DamageEntry]) -> None:

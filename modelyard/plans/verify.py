@@ -7,7 +7,7 @@ from modelyard.caches import CacheSpec
 from modelyard.errors import Problem, Refused
 from modelyard.models import ModelRef, S3Location
 from modelyard.names import name_problem
-from modelyard.orders import DamageEntry, VerifyResult, VerifySpec
+from modelyard.orders import DamageEntry, RegistryAddress, VerifyResult, VerifySpec
 from modelyard.plans.claim_facts import ClaimFacts
 from modelyard.quantities import format_bytes, format_duration
 
@@ -15,7 +15,12 @@ _SHOWN = 5
 
 
 def plan_verification(
-    cache: CacheSpec, claim: ClaimFacts | None, models: Sequence[str], share: float, today: date, source: S3Location | None
+    cache: CacheSpec,
+    claim: ClaimFacts | None,
+    models: Sequence[str],
+    share: float,
+    today: date,
+    source: S3Location | RegistryAddress | None,
 ) -> VerifySpec:
     """The order; ``source`` is given where damage is to be repaired. The day is the seed, so that daily runs come round to all files.
 
@@ -26,7 +31,12 @@ def plan_verification(
     if problems:
         raise Refused(problems)
     return VerifySpec(
-        models=tuple(_model(text) for text in models), share=share, seed=today.toordinal(), repair=source is not None, source=source
+        models=tuple(_model(text) for text in models),
+        share=share,
+        seed=today.toordinal(),
+        repair=source is not None,
+        source=source if isinstance(source, S3Location) else None,
+        registry=source if isinstance(source, RegistryAddress) else None,
     )
 
 

@@ -7,7 +7,7 @@ import pytest
 from modelyard.caches import CacheSpec
 from modelyard.errors import Refused
 from modelyard.models import ModelRef, S3Location
-from modelyard.orders import DamageEntry, Entries, VerifyResult, VerifySpec
+from modelyard.orders import DamageEntry, Entries, RegistryAddress, VerifyResult, VerifySpec
 from modelyard.plans.claim_facts import ClaimFacts
 from modelyard.plans.verify import damage_error, describe_verification, finding_rows, plan_verification, summary
 
@@ -41,6 +41,9 @@ def test_the_day_is_the_seed() -> None:
 
 def test_a_repair_is_told_where_from_and_may_write() -> None:
     source = S3Location(bucket="models", prefix="p")
+    address = RegistryAddress(host="registry.example")
+    from_registry = plan_verification(CACHE, CLAIM, [], 1, TODAY, address)
+    assert (from_registry.repair, from_registry.source, from_registry.registry) == (True, None, address)
     spec = plan_verification(CACHE, CLAIM, [], 1, TODAY, source)
     assert (spec.repair, spec.source, spec.read_only) == (True, source, False)
     with pytest.raises(ValueError, match="needs a source"):

@@ -1,0 +1,110 @@
+"""Layers' entries and archives: what is a model's file, what is passed over, and how a compressed archive is begun in its middle."""
+
+import gzip
+import os
+import random
+import tarfile
+import zlib
+
+import pytest
+
+from flows.modelcar_sites import claim_location
+from modelyard.errors import Refused
+from modelyard.images.entries import entry_problem, model_path
+from modelyard.models import ClaimLocation, ModelRef
+from modelyard.sources.layer_stream import BadArchive, Forward, Gunzip
+
+MIB = 1024 * 1024
+
+
+def entry(name: str, kind: bytes = tarfile.REGTYPE) -> tarfile.TarInfo:
+    found = tarfile.TarInfo(name)
+    found.type = kind
+    return found
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "path"),
+    [
+        ("models/a/b.txt", tarfile.REGTYPE, "a/b.txt"),
+        ("./models/a", tarfile.REGTYPE, "a"),
+        ("models/a", tarfile.AREGTYPE, "a"),
+        ("models", tarfile.DIRTYPE, None),
+        ("models/a", tarfile.DIRTYPE, None),
+        ("bin/sh", tarfile.REGTYPE, None),
+        ("bin/ln", tarfile.SYMTYPE, None),
+        ("usr/.wh.share", tarfile.REGTYPE, None),
+        ("data/models/x", tarfile.REGTYPE, None),
+        ("models.txt", tarfile.REGTYPE, None),
+        (".", tarfile.DIRTYPE, None),
+    ],
+)
+def test_entries_that_may_be(name: str, kind: bytes, path: str | None) -> None:
+    assert entry_problem(entry(name, kind)) is None
+    assert model_path(entry(name, kind)) == path
+
+
+@pytest.mark.parametrize("name", ["..", "../models/x", "models/..", "/models", "models/a/.wh.b", ".wh..wh..opq", "models/.wh.x/y"])
+def test_entries_that_must_not_be(name: str) -> None:
+    assert entry_problem(entry(name))
+
+
+def chunks(content: bytes, size: int = 70_001) -> list[bytes]:
+    return [content[start : start + size] for start in range(0, len(content), size)]
+
+
+@pytest.mark.parametrize("members", [1, 3])
+def test_a_compressed_archive_is_begun_at_any_mark(members: int) -> None:
+    parts = [os.urandom(2 * MIB) + bytes(3 * MIB) + random.Random(number).randbytes(MIB) for number in range(members)]  # noqa: S311
+    content, packed = b"".join(parts), b"".join(gzip.compress(part, 1) for part in parts)
+    whole = Gunzip()
+    assert b"".join(whole.through(chunks(packed))) == content
+    assert len(whole.marks) >= 3 * members
+    for mark in whole.marks:
+        again = b"".join(Gunzip.at(mark).through(chunks(packed[mark.consumed :], 333_333)))
+        assert again == content[mark.produced :]
+
+
+def test_marks_are_few_however_long_the_archive(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("modelyard.sources.layer_stream._MOST_MARKS", 8)
+    content = os.urandom(40 * MIB)
+    whole = Gunzip()
+    assert sum(map(len, whole.through(chunks(zlib.compress(content, 1, wbits=31), MIB)))) == len(content)
+    assert 4 <= len(whole.marks) <= 8
+
+
+@pytest.mark.parametrize("packed", [b"no gzip at all", gzip.compress(b"x" * 1000)[:-9], gzip.compress(b"x") + b"garbage"])
+def test_streams_that_are_refused(packed: bytes) -> None:
+    with pytest.raises(BadArchive, match="gzip"):
+        b"".join(Gunzip().through([packed]))
+
+
+def test_a_stream_goes_forward_only_and_jumps_where_that_is_cheaper() -> None:
+    content = os.urandom(5 * MIB)
+    jumps: list[int] = []
+
+    def jump(position: int) -> "list[bytes]":
+        jumps.append(position)
+        return chunks(content[position:])
+
+    stream = Forward(iter(chunks(content)), lambda position: iter(jump(position)))
+    assert stream.read(10) == content[:10]
+    stream.seek(1000)
+    assert (stream.read(5), jumps) == (content[1000:1005], [])
+    stream.seek(4 * MIB)
+    assert (stream.read(5), jumps) == (content[4 * MIB : 4 * MIB + 5], [4 * MIB])
+    with pytest.raises(BadArchive, match="points back"):
+        stream.seek(0)
+    with pytest.raises(BadArchive, match="a header of"):
+        stream.read(2 * MIB)
+    assert b"".join(bytes(part) for part in stream.rest()) == content[4 * MIB + 5 :]
+
+
+def test_a_version_on_a_claim() -> None:
+    assert claim_location("pvc://cache/m/v1", "cache") == ClaimLocation(claim="cache", model=ModelRef(name="m", version="v1"))
+    assert claim_location("pvc://cache/m/v1/", "cache").uri == "pvc://cache/m/v1"
+    for path in ("pvc://cache", "pvc://cache/m", "pvc://cache/m/v1/x", "pvc://cache/../v1"):
+        with pytest.raises(Refused, match="write pvc://cache/<model>/<version>"):
+            claim_location(path, "cache")
+    with pytest.raises(Refused, match=r"is on claim other; the cache's is cache"):
+        claim_location("pvc://other/m/v1", "cache")
