@@ -3,10 +3,13 @@
 https://github.com/opencontainers/distribution-spec/blob/main/spec.md#listing-referrers. Distribution (2.8 and 3.1) has no such API.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import urljoin
+
+from pydantic import ValidationError
 
 from modelyard.errors import RegistryMissing, RegistryRefused, RegistryUnavailable
 from modelyard.images.descriptors import EMPTY, INDEX, MANIFEST, Descriptor, canonical, digest_of, parsed
@@ -16,6 +19,7 @@ _EMPTY_CONFIG = b"{}"
 #: How registries answer that do not know the API.
 _UNKNOWN = {HTTPStatus.NOT_FOUND, HTTPStatus.BAD_REQUEST, HTTPStatus.NOT_ACCEPTABLE, HTTPStatus.METHOD_NOT_ALLOWED}
 _MOST_PAGES = 20
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _TRIES = 5
 #: The statements of a model of a hundred thousand files; registries limit manifests, not blobs.
 MAX_REFERRER = 64 * 1024 * 1024
@@ -96,15 +100,16 @@ class Referrers:
         raise RegistryUnavailable(f"{self._repository}:{self._tag}: others write it all the time; try again later")
 
     def _content(self, digest: str) -> bytes | None:
-        document = self._repository.find(digest)
-        if document is None or document.is_index:
-            return None
-        layers = document.descriptors("layers")
-        if len(layers) != 1 or layers[0].media_type != self._type or layers[0].size > MAX_REFERRER:
+        """None for what is no bundle: anybody may attach anything, and tools do in forms of their own."""
+        if not _DIGEST.fullmatch(digest):
             return None
         try:
+            document = self._repository.find(digest)
+            layers = document.descriptors("layers") if document and not document.is_index else []
+            if len(layers) != 1 or layers[0].media_type != self._type:
+                return None
             return self._repository.get_blob(layers[0], MAX_REFERRER)
-        except RegistryMissing:
+        except (RegistryMissing, RegistryRefused, ValidationError):
             return None
 
 
