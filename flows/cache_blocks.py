@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from prefect.logging import get_run_logger
 
-from blocks import Cluster, ModelCache, S3Source, block_names, load_block
+from blocks import Cluster, ModelCache, OciRegistry, S3Source, block_names, load_block
 from modelyard.caches import CacheSpec
 from modelyard.errors import ModelyardError
 from modelyard.kube.client import Kube
@@ -45,6 +45,17 @@ def read_cache_blocks(chosen: Sequence[str] | None = None) -> CacheBlocks:
             failures += [error] if chosen and isinstance(error, ModelyardError) else []
     usable = frozenset((cache.name, cache.namespace) for cache in specs.values())
     return CacheBlocks(specs, KnownCaches(usable, unusable), not chosen, tuple(failures))
+
+
+def registry_hosts() -> dict[str, str]:
+    """The registry blocks that there are, each with its host."""
+    found = {}
+    for name in block_names(OciRegistry):
+        try:
+            found[name] = load_block(OciRegistry, name).host
+        except (ModelyardError, ValueError, RuntimeError) as error:
+            get_run_logger().warning("registry block %s cannot be read: %s", name, error)
+    return found
 
 
 def source_uris() -> dict[str, str]:

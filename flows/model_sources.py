@@ -11,11 +11,10 @@ from modelyard.images.references import Reference
 from modelyard.models import Listing, OciLocation, Origin, Pin, S3Location
 from modelyard.oci.access import Keychain
 from modelyard.oci.environment import secret_of
+from modelyard.plans.catalogue import IMAGE
 from modelyard.plans.preload import read_listing
 from modelyard.sources.oci import OciSource
 from modelyard.sources.s3 import S3Source as S3Files
-
-IMAGE = "oci://"
 
 
 @dataclass(frozen=True, slots=True)

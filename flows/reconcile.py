@@ -15,7 +15,7 @@ from prefect.logging.loggers import LoggingAdapter, flow_run_logger
 from pydantic import Field
 
 from blocks import Cluster, load_block
-from flows.cache_blocks import CacheBlocks, read_cache_blocks, source_uris
+from flows.cache_blocks import CacheBlocks, read_cache_blocks, registry_hosts, source_uris
 from flows.parameters import ShortText
 from flows.preload import preload_model
 from flows.reconcile_tasks import Catalogue, Planned, correct, look, read_all, remove, still_awaited
@@ -106,13 +106,13 @@ def reconcile_caches(
 
 def plan_all(kube: Kube, blocks: CacheBlocks, catalogue: Catalogue) -> tuple[list[Planned], list[Exception]]:
     """What each cache needs; one that cannot be looked at does not stop the others, and one whose objects cannot be read has none."""
-    sources, planned = source_uris(), []
+    sources, registries, planned = source_uris(), registry_hosts(), []
     failures: list[Exception] = list(blocks.failures)
     for name, cache in blocks.specs.items():
         if cache.namespace in catalogue.unread:
             continue
         try:
-            planned.append(look(kube, cache, name, catalogue.entries, sources))
+            planned.append(look(kube, cache, name, catalogue.entries, sources, registries))
         except Exception as error:  # noqa: BLE001 - whatever it is, the other caches are not held up by it
             get_run_logger().error("cache %s: %s", cache.name, error)
             failures.append(error)

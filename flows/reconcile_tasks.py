@@ -82,7 +82,9 @@ def _of_each(kube: Kube, namespaces: frozenset[str]) -> Catalogue:
 
 
 @task(task_run_name="look-{cache.name}", **retried(ClusterUnavailable, LoaderInterrupted))
-def look(kube: Kube, cache: CacheSpec, block: str, entries: tuple[Entry, ...], sources: Mapping[str, str]) -> Planned:
+def look(
+    kube: Kube, cache: CacheSpec, block: str, entries: tuple[Entry, ...], sources: Mapping[str, str], registries: Mapping[str, str]
+) -> Planned:
     """See what is on one cache's volume, who uses it, what is being loaded; decide. Changes nothing."""
     mine = tuple(each for each in entries if (each.model.cache, each.model.namespace) == (cache.name, cache.namespace))
     facts = CacheFacts(
@@ -94,6 +96,7 @@ def look(kube: Kube, cache: CacheSpec, block: str, entries: tuple[Entry, ...], s
         loading=frozenset((load.model.name, load.model.version) for load in read_running_loads(kube, cache.namespace, cache.claim)),
         references=read_references(kube, cache.namespace, cache.claim),
         sources=sources,
+        registries=registries,
         now=now(),
     )
     return Planned(cache, block, plan_catalogue(facts), mine)

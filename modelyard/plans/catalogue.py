@@ -26,6 +26,8 @@ from modelyard.plans.catalogue_status import LOAD_FAILED, Content, Context, Find
 from modelyard.plans.references import References
 from modelyard.quantities import format_bytes
 
+#: How the path of an image begins.
+IMAGE = "oci://"
 #: A preload says Loading before its Job is there: listing the source, making the claim and binding it take a while.
 LOADING_GRACE = timedelta(minutes=15)
 #: A load that failed for a reason that a person must remove is not tried again for so long: it may cost terabytes each time.
@@ -43,7 +45,7 @@ _ORDER = (
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where a version comes from: the name of a source block, and the path below its prefix."""
+    """Where a version comes from: the name of a source block, and the path below its prefix; or of a registry's, and an image's ``oci://``."""
 
     block: str
     path: str
@@ -92,7 +94,7 @@ def ruling(models: Iterable[CachedModel]) -> CachedModel:
 
 @dataclass(frozen=True, slots=True)
 class CacheFacts:
-    """What is known of one cache. ``sources`` are the source blocks that exist, each with the URI of its prefix."""
+    """What is known of one cache. ``sources`` and ``registries``: blocks that exist, with the URIs of their prefixes, or hosts."""
 
     cache: str
     namespace: str
@@ -103,6 +105,7 @@ class CacheFacts:
     references: References
     sources: Mapping[str, str]
     now: str
+    registries: Mapping[str, str] = field(default_factory=dict)
 
 
 class Act(StrEnum):
@@ -157,15 +160,16 @@ def _of_key(facts: CacheFacts, key: tuple[str, str], models: list[CachedModel], 
 
 def projection(facts: CacheFacts, model: str, version: str, entry: VersionEntry | None) -> CachedModel:
     """The object that Modelyard makes for what lies on the volume; volumes/catalogue gives it its name."""
-    source = _source_of(entry.source if entry else None, facts.sources)
+    source = _source_of(entry.source if entry else None, facts)
     return CachedModel("", facts.namespace, model, version, facts.cache, projected=True, source=source)
 
 
-def _source_of(uri: str | None, sources: Mapping[str, str]) -> Source | None:
+def _source_of(uri: str | None, facts: CacheFacts) -> Source | None:
     """The block that a manifest's source belongs to, if exactly one comes into question."""
     if not uri:
         return None
-    fitting = [Source(block, uri.removeprefix(prefix).strip("/")) for block, prefix in sources.items() if uri.startswith(prefix)]
+    fitting = [Source(block, uri.removeprefix(prefix).strip("/")) for block, prefix in facts.sources.items() if uri.startswith(prefix)]
+    fitting += [Source(block, uri) for block, host in facts.registries.items() if uri.startswith(f"{IMAGE}{host}/")]
     return fitting[0] if len(fitting) == 1 else None
 
 
@@ -262,9 +266,11 @@ class _Judge:
         if source is None:
             words = "not on the volume, and spec.source does not say where it comes from; set source.block and source.path"
             return Finding(Phase.FAILED, "NoSource", words), Act.NONE
-        if source.block not in self.facts.sources:
-            known = ", ".join(sorted(self.facts.sources)) or "none"
-            words = f"there is no Modelyard S3 Source block {source.block!r} (there are: {known}); create it in Prefect"
+        image = source.path.startswith(IMAGE)
+        kind, blocks = ("OCI Registry", self.facts.registries) if image else ("S3 Source", self.facts.sources)
+        if source.block not in blocks:
+            known = ", ".join(sorted(blocks)) or "none"
+            words = f"there is no Modelyard {kind} block {source.block!r} (there are: {known}); create it in Prefect"
             return Finding(Phase.FAILED, "NoSourceBlock", words), Act.NONE
         if failure := self._failed_lately():
             return failure, Act.NONE

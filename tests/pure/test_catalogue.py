@@ -145,6 +145,15 @@ def test_what_is_restored_knows_its_source_if_one_block_alone_fits() -> None:
     assert one(None, READY).target.source == Source("s3", "llama/v1")
     assert one(None, READY, sources={"a": "s3://bucket/", "b": "s3://bucket/models/"}).target.source is None
     assert one(None, READY, sources={}).target.source is None
+    image = "oci://registry.example:5000/models/llama:v1@sha256:0a"
+    from_image, blocks = READY.model_copy(update={"source": image}), {"own": "registry.example:5000", "other": "registry.example"}
+    assert one(None, from_image, registries=blocks).target.source == Source("own", image)
+
+
+def test_what_is_declared_to_come_from_an_image_needs_a_registry_s_block() -> None:
+    wanted = replace(declared(), source=Source("hub", "oci://registry.example/models/llama:v1"))
+    assert one(wanted, None, registries={"hub": "registry.example"}).act is Act.LOAD
+    assert "no Modelyard OCI Registry block 'hub'" in one(wanted, None, sources={"hub": "s3://b/"}).status["message"]
 
 
 def test_a_refused_removal_says_by_whom_in_a_condition() -> None:
