@@ -8,6 +8,7 @@ import socket
 import ssl
 import struct
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -48,7 +49,14 @@ class Fault:
     skip: int = 0  # pass so many first
     from_byte: int = 0  # harm only ranges that begin here or later: they come in any order
     error: tuple[int, str] = (503, "SlowDown")  # status and code of a refusal
+    lifted: threading.Event = field(default_factory=threading.Event)  # set by a test, it ends stalls and harms no more
     done: int = 0
+
+    def wait(self, closing: threading.Event) -> None:
+        """Until it is lifted, the proxy closes, or the client must have given up."""
+        end = time.monotonic() + _TIMEOUT_SECONDS
+        while not self.lifted.wait(0.1) and not closing.is_set() and time.monotonic() < end:
+            pass
 
 
 @dataclass
@@ -78,7 +86,7 @@ class FaultProxy:
                     continue
                 if fault.skip:
                     fault.skip -= 1
-                elif fault.done < fault.times:
+                elif fault.done < fault.times and not fault.lifted.is_set():
                     fault.done += 1
                     return fault
         return None
@@ -174,7 +182,7 @@ def _harm(proxy: FaultProxy, fault: Fault, head: bytes, body: bytes, client: ssl
             return True
         case Kind.STALL:
             client.sendall(head + body[:at])
-            proxy.closing.wait(_TIMEOUT_SECONDS)
+            fault.wait(proxy.closing)
         case Kind.RESET:
             client.sendall(head + body[:at])
             client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_NONE)

@@ -51,12 +51,13 @@ def test_full_in_the_middle(bucket: Bucket, fault_proxy: FaultProxy, small_loade
     files = {f"part-{number}": os.urandom(6 * MIB) for number in range(4)} | {"small": b"small"}
     bucket.put(files)
     spec = bucket.spec(url=fault_proxy.url)
-    fault_proxy.faults = [Fault(Kind.REFUSE, times=4, target="/part-[23]")]
+    fault_proxy.faults = [late := Fault(Kind.STALL, target="/part-[23]")]
     running = small_loader.start(spec, MODELYARD_LOADER_TRANSFERS="2", MODELYARD_LOADER_SYNC_BYTES="1")
     journal = small_loader.root / ".modelyard/staging/m/v1/journal.jsonl"
     running.wait_until(lambda: journal.exists() and {"part-0", "part-1"} <= {path for path in files if f'"{path}"' in journal.read_text()})
     neighbour = small_loader.root / "neighbour"
     fill(neighbour)
+    late.lifted.set()
     run = running.wait()
     run.failed("NotEnoughSpace", "the volume became full", "nothing was published", "Free or add space and run the preload again")
     assert_absent(small_loader.root)
