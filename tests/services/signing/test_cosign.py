@@ -9,11 +9,13 @@ import pytest
 from modelyard.errors import Refused
 from modelyard.signing.keys import read_public_keys
 from modelyard.signing.sign import sign_image
+from modelyard.signing.statements import MODEL
 from modelyard.signing.verify import verify_image
 from tests.services.oci.registries import Registry
 from tests.services.s3_fixtures import Bucket
 from tests.services.signing.conftest import PASSWORD, KeyPair, build
-from tests.services.signing.oracles import COSIGN, program
+from tests.services.signing.oracles import COSIGN, check_model, program
+from tests.services.signing.test_sign import write
 
 pytestmark = pytest.mark.faults
 OFFLINE = ("--private-infrastructure", "--allow-http-registry")
@@ -31,7 +33,8 @@ def test_the_command_accepts_and_is_accepted(
     for pair, name in ((keys, "mine"), (other_keys, "other")):
         (tmp_path / f"{name}.pub").write_text(pair.public)
         (tmp_path / f"{name}.key").write_text(pair.private)
-    image = build(bucket, any_registry, {"config.json": b"{}", "model.safetensors": os.urandom(1000)})
+    files = {"config.json": b"{}", "model.safetensors": os.urandom(1000)}
+    image = build(bucket, any_registry, files)
     sign_image(any_registry.keychain, image, keys.key)
     forms = (("verify",), ("verify", "--new-bundle-format=false"), ("verify-attestation", "--type", "slsaprovenance1"))
     for form in forms:
@@ -39,6 +42,11 @@ def test_the_command_accepts_and_is_accepted(
         assert done.returncode == 0, done.stderr
         refused = cosign(tmp_path, *form, "--key", str(tmp_path / "other.pub"), *OFFLINE, str(image))
         assert refused.returncode != 0
+
+    told = cosign(tmp_path, "download", "attestation", "--predicate-type", MODEL, "--allow-http-registry", str(image))
+    assert told.returncode == 0, told.stderr
+    directory = write(tmp_path / "model", files)
+    assert not check_model(directory, told.stdout.encode(), keys.public), "as the README says it"
 
     unsigned = build(bucket, any_registry, {"config.json": b"{ }"})
     offline = ("--tlog-upload=false", "--use-signing-config=false", "--allow-http-registry", "--yes")
