@@ -79,7 +79,7 @@ def _install(here: Layout, cluster: Cluster, given: dict[str, Path], mark: str) 
     wanted = [_adjusted(entry, here) for entry in objects]
     kinds = [entry for entry in wanted if entry["kind"] == _KIND_DEFINITION]
     _apply(cluster, [_namespace(), _certificate_secret(here), *kinds])
-    _kubectl(cluster, "wait", "--for=condition=Established", "crd", f"--selector={_LABEL}", "--timeout=60s")
+    _wait_kinds(cluster)
     configurations = [entry for entry in wanted if entry["kind"] == "ConfigMap"]
     for entry in configurations:
         _create_once(cluster, entry)
@@ -182,6 +182,25 @@ def _create_once(cluster: Cluster, entry: Object) -> None:
 
 def _list(objects: list[Object]) -> str:
     return json.dumps({"apiVersion": "v1", "kind": "List", "items": objects})
+
+
+def _wait_kinds(cluster: Cluster) -> None:
+    """The API server serves them. Not by `kubectl wait`, which fails when it meets a definition that has no conditions yet."""
+    deadline = time.monotonic() + _START_TIMEOUT
+    while waiting := [entry["metadata"]["name"] for entry in _kinds(cluster) if not _is_established(entry)]:
+        if time.monotonic() > deadline:
+            raise StartError(f"cluster {cluster.name!r}: the API server did not take up {', '.join(waiting)} in time")
+        time.sleep(0.2)
+
+
+def _kinds(cluster: Cluster) -> list[Object]:
+    found: list[Object] = json.loads(_kubectl(cluster, "get", "crd", f"--selector={_LABEL}", "--output=json"))["items"]
+    return found
+
+
+def _is_established(kind: Object) -> bool:
+    conditions = kind.get("status", {}).get("conditions") or []
+    return any(entry["type"] == "Established" and entry["status"] == "True" for entry in conditions)
 
 
 def _wait_ready(cluster: Cluster) -> None:

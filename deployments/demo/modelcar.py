@@ -35,7 +35,7 @@ class Asked:
     def command(self) -> str:
         """The same request for a shell."""
         quoted = self.body.replace("'", "'\\''")
-        return f"curl -s {self.url} -d '{quoted}'"
+        return f"curl -s --noproxy '*' {self.url} -d '{quoted}'"
 
 
 def serve(prefect: PrefectSide, cluster: devcluster.Cluster, kube: Kube, step: Step, show: Show) -> Asked:
