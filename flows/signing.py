@@ -5,11 +5,12 @@ from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from blocks import OciRegistry, SigningKey
+from modelyard.errors import Problem, Refused
 from modelyard.images.references import Reference
 from modelyard.modelcar.resolve import earlier_builds
 from modelyard.oci.access import Keychain
 from modelyard.plans.modelcar import ModelcarRequest
-from modelyard.signing.keys import PublicKey
+from modelyard.signing.keys import PublicKey, hints
 from modelyard.signing.trust import Trust
 from modelyard.signing.verify import Verified, verify_image
 
@@ -27,9 +28,16 @@ def demand_signature(image: Reference, registry: OciRegistry) -> Reference:
 
 
 def trust_of(registry: OciRegistry, key: SigningKey | None) -> Trust | None:
-    """What a build may take on trust; None if nothing is signed nor demanded to be."""
+    """What a build may take on trust; None if nothing is signed nor demanded to be.
+
+    Raises:
+        Refused: the registry's block would not trust what is signed with this key.
+    """
     signing, trusted = key.key() if key else None, registry.public_keys()
-    keys = (*trusted, signing.public) if signing else trusted
+    if signing and trusted and signing.public.pem not in {each.pem for each in trusted}:
+        what = f"is none of those that the block of {registry.host} trusts ({hints(trusted)})"
+        raise Refused([Problem(f"signing key {signing.public.hint[:12]}", what, "add its public key there, or sign with one of them")])
+    keys = trusted or ((signing.public,) if signing else ())
     return Trust(keys, signing) if keys else None
 
 

@@ -14,7 +14,7 @@ from flows.model_sources import model_source
 from flows.modelcar import build_modelcar
 from flows.prepull import prepull_image
 from flows.serve_modelcar import serve_modelcar
-from flows.signing import demand_signature
+from flows.signing import demand_signature, trust_of
 from flows.verify_image import verify_image
 from modelyard.errors import Refused
 from modelyard.images.references import Reference
@@ -102,10 +102,15 @@ def test_without_trusted_keys_nothing_is_demanded(name: str, registry_3: Registr
         verify_image("models/none", name)
 
 
-def test_a_key_is_opened_when_it_is_entered(keys: KeyPair) -> None:
+def test_a_key_is_opened_when_it_is_entered(keys: KeyPair, other_keys: KeyPair) -> None:
     with pytest.raises(ValidationError, match="holds no private key") as caught:
         SigningKey(private_key=SecretStr(keys.private), password=SecretStr("wr0ng"))
     block = SigningKey(private_key=SecretStr(keys.private), password=SecretStr(PASSWORD))
+    with pytest.raises(Refused, match="is none of those that the block of"):
+        trust_of(OciRegistry(host="r.example", trusted_keys=other_keys.public), block)
+    assert trust_of(OciRegistry(host="r.example", trusted_keys=other_keys.public + keys.public), block)
+    assert trust_of(OciRegistry(host="r.example"), block)
+    assert trust_of(OciRegistry(host="r.example"), None) is None
     shown = f"{caught.value}{block!r}{block}{block.key()!r}{block.model_dump_json()}"
     assert not [secret for secret in (PASSWORD, "wr0ng", keys.private.split("\n")[1]) if secret in shown]
 
