@@ -11,9 +11,9 @@ from prefect.logging import get_run_logger
 from pydantic import Field
 
 from blocks import Cluster, OciRegistry, load_block
+from flows.model_images import ImageText, KubeName, Labels, find_image, parse_image
 from flows.parameters import ShortText
 from flows.retries import retried
-from flows.serve_modelcar import find_image, parse_image
 from flows.signing import demand_signature
 from modelyard.errors import ClusterUnavailable, LoaderInterrupted
 from modelyard.kube.client import Kube
@@ -28,7 +28,6 @@ from modelyard.volumes.nodes import read_nodes
 #: Runs on the nodes beside the mounted image; it only sleeps.
 HOLDER = "docker.io/library/busybox:1.37.0-musl"
 REMOVE_TIMEOUT = timedelta(minutes=5)
-KubeName = Annotated[str, Field(min_length=1, max_length=253)]
 
 
 class PrepullReport(Value):
@@ -44,15 +43,15 @@ class PrepullReport(Value):
 
 @flow(name="prepull-image", flow_run_name="prepull-{image}")
 def prepull_image(  # noqa: PLR0913, PLR0917 - these are the fields of the form
-    image: Annotated[str, Field(min_length=1, max_length=500)],
+    image: ImageText,
     namespace: KubeName,
-    node_selector: Annotated[dict[str, str], Field(max_length=50)] = {},  # noqa: B006 - Prefect copies it; a form shows an object
+    node_selector: Labels = {},  # noqa: B006 - Prefect copies it; a form shows an object
     nodes: Annotated[list[KubeName], Field(max_length=1000)] = [],  # noqa: B006
     tolerations: Annotated[list[dict[str, Any]], Field(max_length=50)] = [],  # noqa: B006
     pull_secrets: Annotated[list[KubeName], Field(max_length=20)] = [],  # noqa: B006
     keep: ShortText = "1d",
     patience: ShortText = "1h",
-    holder: Annotated[str, Field(min_length=1, max_length=500)] = HOLDER,
+    holder: ImageText = HOLDER,
     registry: ShortText = "default",
     cluster: ShortText = "default",
     remove: bool = False,  # noqa: FBT001, FBT002 - a flow's parameters are given by name
@@ -69,7 +68,8 @@ def prepull_image(  # noqa: PLR0913, PLR0917 - these are the fields of the form
         nodes: Names of the nodes; none: all that have the labels.
         tolerations: Tolerations of the pods, as Kubernetes spells them; nodes with other taints are left out.
         pull_secrets: Pull secrets beside those of the namespace's service account default.
-        keep: How long the image is held, as 1d, beside the time that the pulls may take; then Kubernetes may remove it when the node's disk runs short.
+        keep: How long the image is held, as 1d, beside the time that the pulls may take; then Kubernetes may remove it when the node's
+            disk runs short.
         patience: How long the pulls may take, as 1h.
         holder: Image that sleeps beside the mounted one.
         registry: Name of the Modelyard OCI Registry block by which the image is looked up. If it has trusted keys, the image must be

@@ -10,28 +10,23 @@ from prefect.logging import get_run_logger
 from pydantic import Field
 
 from blocks import Cluster, OciRegistry, load_block
+from flows.model_images import ImageText, KubeName, Labels, find_image, parse_image
 from flows.parameters import ShortText
+from flows.prepull import HOLDER, prepull_image
 from flows.retries import retried
 from flows.signing import demand_signature
-from modelyard.errors import ClusterUnavailable, LoaderInterrupted, Problem, Refused, RegistryUnavailable, ServingFailed
-from modelyard.images.references import Reference
+from modelyard.errors import ClusterUnavailable, LoaderInterrupted, ServingFailed
 from modelyard.kube.client import Kube
 from modelyard.kube.resources import Manifest
 from modelyard.models import Value
 from modelyard.names import artifact_key
-from modelyard.oci.access import Keychain
-from modelyard.plans.model_image import ImageFacts, reference_problems
+from modelyard.plans.model_image import ImageFacts
 from modelyard.plans.serving import Mode, ServePlan, ServeRequest, describe_serving, plan_serving
 from modelyard.plans.serving_pods import Seen, ServingPod, differences, digest_note, pod_findings
 from modelyard.quantities import format_bytes, parse_duration
-from modelyard.serving.image import read_image
 from modelyard.serving.look import NoShell, look
 from modelyard.serving.service import apply_service, read_facts, wait_serving
 from modelyard.volumes.nodes import read_nodes
-
-ImageText = Annotated[str, Field(min_length=1, max_length=500)]
-KubeName = Annotated[str, Field(min_length=1, max_length=253)]
-Labels = Annotated[dict[str, str], Field(max_length=50)]
 
 
 class ServeReport(Value):
@@ -64,6 +59,8 @@ def serve_modelcar(  # noqa: PLR0913, PLR0917 - these are the fields of the form
     cluster: ShortText = "default",
     kserve_namespace: KubeName = "kserve",
     patience: ShortText = "30m",
+    prepull: bool = False,  # noqa: FBT001, FBT002
+    holder: ImageText = HOLDER,
     look_at_files: bool = True,  # noqa: FBT001, FBT002
     dry_run: bool = False,  # noqa: FBT001, FBT002
 ) -> ServeReport:
@@ -90,6 +87,8 @@ def serve_modelcar(  # noqa: PLR0913, PLR0917 - these are the fields of the form
         cluster: Name of the Modelyard Cluster block.
         kserve_namespace: Namespace of KServe's controller, whose configuration says whether modelcars are enabled.
         patience: How long it may take until the service is Ready, as 30m; a first pull of a large image takes its time.
+        prepull: Put the image on all nodes of the selector first, and hold it there for a day, so that new pods start in seconds.
+        holder: Image that sleeps beside the mounted one while it is held.
         look_at_files: See from a short-lived pod beside each serving one that the files are there, with the image's sizes.
         dry_run: Only publish the plan; change nothing.
 
@@ -119,16 +118,21 @@ def serve_modelcar(  # noqa: PLR0913, PLR0917 - these are the fields of the form
     if dry_run:
         return report_of(plan)
     found = plan.approved()
+    if prepull:
+        prepull_image(
+            image=str(request.image),
+            namespace=namespace,
+            node_selector=node_selector,
+            pull_secrets=pull_secrets,
+            patience=patience,
+            holder=holder,
+            registry=registry,
+            cluster=cluster,
+        )
     action = apply_plan(plan, kube)
     pods = wait_ready(request, wait, kube)
     seen = tuple(verify(pod, request, found, kube, looking=look_at_files) for pod in one_a_node(pods))
     return publish_report(report_of(plan, action, seen))
-
-
-@task(task_run_name="image-{image}", **retried(RegistryUnavailable))
-def find_image(image: Reference, keychain: Keychain) -> ImageFacts | None:
-    """What the registry holds; a reference that is refused anyway is not looked up."""
-    return None if reference_problems(image) else read_image(image, keychain)
 
 
 @task(task_run_name="resolve-{request.name}", **retried(ClusterUnavailable))
@@ -193,18 +197,6 @@ def look_from(pod: Manifest, request: ServeRequest, kube: Kube) -> Seen:
 def one_a_node(pods: list[Manifest]) -> list[Manifest]:
     """The image is pulled once a node, so one of its pods stands for the others."""
     return list({pod["spec"]["nodeName"]: pod for pod in pods}.values())
-
-
-def parse_image(text: str) -> Reference:
-    """The reference that the form's text writes.
-
-    Raises:
-        Refused: it cannot be read.
-    """
-    try:
-        return Reference.parse(text)
-    except ValueError as error:
-        raise Refused([Problem("image", str(error), "correct it")]) from error
 
 
 def publish_plan(plan: ServePlan) -> None:

@@ -51,7 +51,7 @@ def serving(prefect_server: str, kserve: Kube, kserve_cluster: devcluster.Cluste
     bare = push_model(kserve_cluster, kserve, f"models/{name}-bare", based=False)
     apply_all(kserve_cluster, {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
     apply_all(kserve_cluster, runtime(name))
-    with limited_account(kserve_cluster, kserve, name, "accounts", *ROOTS):
+    with limited_account(kserve_cluster, kserve, name, "accounts", "prepull", *ROOTS):
         yield Serving(kserve, name, image, bare)
     kserve.delete("Namespace", name)
 
@@ -94,8 +94,10 @@ def test_an_image_without_a_shell_is_served_natively_and_refused_as_a_modelcar(s
     with pytest.raises(Refused, match="has no sh, ln, ls, sleep, which a modelcar runs"):
         serving.serve("bare", serving.bare)
     assert serving.kube.get("InferenceService", "bare", serving.name) is None
-    [pod] = serving.serve("bare", serving.bare, mode="native").pods
+    [pod] = serving.serve("bare", serving.bare, mode="native", prepull=True, holder="busybox:1.36").pods
     assert (pod.files, pod.bytes) == (len(FILES), sum(map(len, FILES.values())))
+    [held] = serving.kube.list("Pod", serving.name, label_selector="app.kubernetes.io/name=modelyard-prepull")
+    assert held["spec"]["volumes"][0]["image"]["reference"] == serving.bare
 
 
 def test_what_keeps_a_service_from_ready_is_told(serving: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,7 +141,7 @@ def test_serving_killed_after_each_of_its_writes(serving: Serving) -> None:
         assert exit_code in {0, -9}, output
         killed = exit_code == -9
         assert [pod.files for pod in serving.serve("killed", serving.image).pods] == [len(FILES)]
-        wait_until(lambda: not serving.kube.list("Job", serving.name))
+        wait_until(lambda: not serving.kube.list("Job", serving.name, label_selector="app.kubernetes.io/name=modelyard-look"))
         serving.kube.delete("InferenceService", "killed", serving.name)
         wait_until(lambda: not serving.kube.list("Pod", serving.name, label_selector="serving.kserve.io/inferenceservice=killed"))
         k += 1
