@@ -36,7 +36,10 @@ def answer_error(response: BaseHTTPResponse, subject: str) -> ModelyardError:
     if code in _SESSION_CODES or status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
         return RegistryUnavailable(f"{said}; the upload has to begin anew", delay=0)
     if _NO_SPACE in message:
-        return RegistryRefused(f"{said}; the registry's storage is full: make room there, then run again (finished layers are kept)")
+        return RegistryRefused(
+            f"{said}; the registry's storage is full: make room there (what is left of uploads that broke goes with its upload purging),"
+            " then run again: finished layers are kept"
+        )
     if status in _PASSING or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         return RegistryUnavailable(said, delay=_delay(response))
     return _lasting(status, code, said)

@@ -31,6 +31,8 @@ class Fault:
     headers: dict[str, str] = field(default_factory=dict)
     cut: int | None = None  # after so many bytes of the body
     flip: int | None = None  # the bit of this byte
+    answer: dict[str, str] = field(default_factory=dict)  # headers in the place of the registry's own
+    body: bytes | None = None  # in the place of the registry's
     cut_answer: int | None = None  # after so many bytes of the answer's body
     flip_answer: int | None = None  # the bit of this byte of it
     then: Callable[[], object] | None = None  # done at the cut
@@ -124,10 +126,13 @@ class _Handler(BaseHTTPRequestHandler):
         if fault and fault.flip_answer is not None:
             at = fault.flip_answer
             body = body[:at] + bytes([body[at] ^ 1]) + body[at + 1 :]
+        if fault and fault.body is not None:
+            body = fault.body
         self.send_response(response.status)
+        instead = fault.answer if fault else {}
         for name, value in response.getheaders():
             if name.lower() not in _HOP:
-                self.send_header(name, value)
+                self.send_header(name, instead.get(name, value))
         told = response.getheader("Content-Length") if self.command == "HEAD" else str(len(body))
         if told is not None and response.status != http.HTTPStatus.NO_CONTENT:
             self.send_header("Content-Length", told)

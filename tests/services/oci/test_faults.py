@@ -223,21 +223,6 @@ def test_a_read_only_registry(bucket: Bucket, tmp_path: Path) -> None:
             Builder(bucket, registry).build()
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_registry_that_becomes_full(kind: str, bucket: Bucket, tmp_path: Path) -> None:
-    bucket.put(weights(40 * MIB))
-    data = tmp_path / "registry"
-    data.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=30m", "tmpfs", str(data)], check=True)
-    try:
-        with running_registry(kind, data) as registry:
-            with pytest.raises((RegistryRefused, RegistryUnavailable)):
-                Builder(bucket, registry, FEW_TRIES).build()
-            assert_untagged(registry, "models/m")
-    finally:
-        subprocess.run(["umount", str(data)], check=True)
-
-
 def test_names_that_delete_are_refused(bucket: Bucket, registry_3: Registry) -> None:
     bucket.put({".wh.config.json": b"{}", "a": b"1"})
     with pytest.raises(Refused, match="deletes files in an image"):

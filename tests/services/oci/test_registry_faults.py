@@ -1,0 +1,256 @@
+"""Registries without room or with wrong answers, connections cut anywhere, and inputs at the ends of what images can hold."""
+
+import hashlib
+import json
+import os
+import random
+import secrets
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from modelyard.errors import ContentMismatch, Refused, RegistryRefused, RegistryUnavailable
+from modelyard.images.limits import MAX_LAYERS
+from modelyard.modelcar import layer_reader, resolve
+from modelyard.modelcar.tuning import Tuning
+from modelyard.plans import modelcar
+from tests.services.oci.building import Builder
+from tests.services.oci.oracle import assert_modelcar, copied_blobs, document, get
+from tests.services.oci.registries import KINDS, Registry, running_registry
+from tests.services.oci.registry_proxy import Fault, RegistryProxy, proxy_before
+from tests.services.oci.test_faults import DRIVER, FEW_TRIES, UPLOAD, assert_untagged, builder, new_repository, weights
+from tests.services.s3_fixtures import REPOSITORY, Bucket
+
+MIB = 1024 * 1024
+GIB = 1024 * MIB
+faults = pytest.mark.faults
+#: The other takes no DELETE of an upload that broke.
+GIVES_BACK = "distribution-3"
+
+
+@pytest.fixture
+def proxy(registry: Registry) -> Iterator[RegistryProxy]:
+    with proxy_before(registry) as running:
+        yield running
+
+
+# Room -------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_registry_that_becomes_full(kind: str, bucket: Bucket, tmp_path: Path) -> None:
+    """It is told whose disk is full and what to do; what came so far is given back; with more room the next run ends well."""
+    files = {"model-1.safetensors": os.urandom(16 * MIB), **weights(40 * MIB)}
+    bucket.put(files)
+    with limited(tmp_path / "registry", "90m") as data, running_registry(kind, data) as registry:
+        (data / "others").write_bytes(bytes(40 * MIB))
+        with pytest.raises(
+            RegistryRefused, match=r"no space left on device.*the registry's storage is full: make room there.*then run again"
+        ):
+            Builder(bucket, registry, FEW_TRIES).build()
+        assert_untagged(registry, "models/m")
+        assert (uploaded(data) == 0) is (kind == GIVES_BACK), "what was sent of the layers still fills the disk"
+        (data / "others").unlink()
+        for remains in data.rglob("_uploads"):  # 2.8 purges them after a week
+            shutil.rmtree(remains)
+        Builder(bucket, registry).build()
+        assert_modelcar(registry.host, "models/m", "v1", files)
+
+
+def uploaded(data: Path) -> int:
+    """Bytes of uploads that are not committed."""
+    return sum(path.stat().st_size for path in data.rglob("_uploads/*/data"))
+
+
+@contextmanager
+def limited(directory: Path, size: str) -> Iterator[Path]:
+    """A small disk."""
+    directory.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(directory)], check=True)
+    try:
+        yield directory
+    finally:
+        subprocess.run(["umount", str(directory)], check=True)
+
+
+def test_what_a_broken_upload_leaves(bucket: Bucket, own_registry: Registry) -> None:
+    bucket.put(weights())
+    with proxy_before(own_registry) as proxy:
+        proxy.faults = [Fault(UPLOAD, cut=10 * MIB, times=1000)]
+        with pytest.raises(RegistryUnavailable, match="broke the connection"):
+            builder(bucket, proxy, Tuning(retry_seconds=0.05, attempts=1)).build()
+    assert (uploaded(own_registry.data) == 0) is (own_registry.kind == GIVES_BACK)
+
+
+# Cuts -------------------------------------------------------------------------------------------------------------------
+
+SEEDS = [pytest.param(seed, marks=() if seed < 2 else faults) for seed in range(20)]
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_connections_cut_at_random_bytes(seed: int, bucket: Bucket, proxy: RegistryProxy) -> None:
+    chance = random.Random(seed)  # noqa: S311
+    files, repository = {**weights(20 * MIB + chance.randrange(MIB)), "config.json": b"{}"}, new_repository()
+    bucket.put(files)
+    proxy.faults = [Fault(UPLOAD, cut=chance.randrange(1, 20 * MIB)) for _ in range(3)]
+    proxy.faults += [Fault("^(PUT|GET|HEAD|POST) ", cut_answer=chance.randrange(3)) for _ in range(2)]
+    builder(bucket, proxy).build(repository=repository)
+    assert_modelcar(proxy.registry.host, repository, "v1", files)
+
+
+# Wrong answers ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_wrong_digest_answered_to_a_commit(bucket: Bucket, proxy: RegistryProxy) -> None:
+    files, repository = weights(17 * MIB), new_repository()
+    bucket.put(files)
+    wrong = {"Docker-Content-Digest": f"sha256:{'0' * 64}"}
+    proxy.faults = [Fault("^PUT .*/uploads/", answer=wrong)]
+    builder(bucket, proxy).build(repository=repository)
+    assert_modelcar(proxy.registry.host, repository, "v1", files)
+    other = new_repository()
+    proxy.faults = [Fault("^PUT .*/uploads/", answer=wrong, times=1000)]
+    with pytest.raises(ContentMismatch, match="the registry says sha256:0000"):
+        builder(bucket, proxy, FEW_TRIES).build(repository=other)
+    assert_untagged(proxy.registry, other)
+
+
+def test_a_manifest_that_is_not_what_was_put(bucket: Bucket, proxy: RegistryProxy) -> None:
+    repository = new_repository()
+    bucket.put({"a": b"1"})
+    proxy.faults = [Fault("^GET .*/manifests/sha256:", body=b"{}", times=1000)]
+    with pytest.raises(ContentMismatch, match="the registry answers with sha256:"):
+        builder(bucket, proxy, FEW_TRIES).build(repository=repository)
+    assert_untagged(proxy.registry, repository)
+
+
+# Inputs -----------------------------------------------------------------------------------------------------------------
+
+
+def test_128_weight_files(bucket: Bucket, registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many as there are; only that a weight file is one of 1 KiB or more here, so that they need not be 2 GiB."""
+    for module in (modelcar, layer_reader, resolve):
+        monkeypatch.setattr(module, "SMALL", 1024)
+    files = {f"model-{number:05}-of-00128.safetensors": os.urandom(1024 + 17 * number) for number in range(1, 129)}
+    files["model.safetensors.index.json"] = b"{}"
+    bucket.put(files)
+    repository = new_repository()
+    image, built = Builder(bucket, registry).build(repository=repository)
+    assert assert_modelcar(registry.host, repository, "v1", files) == image.digest
+    assert 60 < len(built.layers) <= MAX_LAYERS
+    assert {each.layer.digest for each in built.layers} <= set(copied_blobs(registry.host, repository, "v1", tmp_path / "copy"))
+
+
+def test_names_that_differ_only_by_case_are_refused(bucket: Bucket, registry_3: Registry) -> None:
+    """Image layers could hold them; the volumes and nodes that models also lie on may not."""
+    bucket.put({"Config.json": b"{}", "config.json": b"[]"})
+    repository = new_repository()
+    with pytest.raises(Refused, match=r"differs from 'Config.json' only in case"):
+        Builder(bucket, registry_3).build(repository=repository)
+    assert not registry_3.requests("POST", repository)
+    assert not bucket.requests("GetObject")
+
+
+#: Makes every mounted file system read-only for what runs next, and sees that it is so.
+_READ_ONLY = """
+set -e
+mount --make-rprivate /
+awk '{print $2}' /proc/self/mounts | while read -r target; do
+  mount -o remount,bind,ro "$(printf '%b' "$target")" 2>/dev/null || true
+done
+for place in / /tmp /var/tmp /dev/shm "$PWD" "$HOME"; do
+  if touch "$place/.writable" 2>/dev/null; then echo "$place can be written" >&2; exit 9; fi
+done
+unset TMPDIR HOME
+exec "$@"
+"""
+_NO_TEMPORARY_FILES = """
+import tempfile
+try:
+    raise SystemExit(f"{tempfile.gettempdir()} can be written")
+except FileNotFoundError:
+    pass
+"""
+
+
+def test_a_machine_without_a_writable_directory(bucket: Bucket, registry: Registry) -> None:
+    """The builder as a process that sees nothing that can be written: no /tmp, no home, no working directory."""
+    files = {"config.json": b"{}", **weights(33 * MIB)}
+    bucket.put(files)
+    request = Builder(bucket, registry).request(repository=new_repository())
+    command = ["unshare", "--mount", "sh", "-c", _READ_ONLY, "sh", sys.executable, "-c", _NO_TEMPORARY_FILES + DRIVER]
+    environment = {**os.environ, **bucket.server.environment(), "PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run(
+        command, cwd=REPOSITORY, check=False, input=request.model_dump_json(), env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    assert_modelcar(registry.host, request.image.repository, "v1", files)
+
+
+# A file beyond 8 GiB ----------------------------------------------------------------------------------------------------
+
+SIZE = 9 * GIB + 1
+
+
+@faults
+@pytest.mark.timeout(3000)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_file_of_9_gib_is_pushed(kind: str, bucket: Bucket, tmp_path: Path) -> None:
+    """All of its bytes go through; but it is a hole at the source, and the registry's disk compresses it away."""
+    bucket.put({"model.safetensors": b"zeros"})
+    backing = bucket.server.access_log.parent / "buckets" / bucket.name / "m/v1/model.safetensors"
+    os.truncate(backing, SIZE)
+    os.removexattr(backing, "user.checksums")  # of the object before it grew
+    os.setxattr(backing, "user.etag", secrets.token_hex(16).encode() + b"-2")  # its MD5 before; now as one of several parts
+    with backing.open("r+b") as file:
+        file.write(b"first")
+        file.seek(SIZE - 4)
+        file.write(b"last")
+    with compressing(tmp_path) as volume, running_registry(kind, volume / "data") as registry:
+        _, built = Builder(bucket, registry).build()
+        [layer] = [each.layer for each in built.layers]
+        assert (layer.digest, layer.size) == (tarred(backing), 512 + SIZE + 511 + 1024)
+        _, index = document(registry.host, "models/m", "v1")
+        _, manifest = document(registry.host, "models/m", index["manifests"][0]["digest"])
+        assert manifest["layers"][0]["digest"] == layer.digest
+        status, _, config = get(registry.host, f"/v2/models/m/blobs/{manifest['config']['digest']}")
+        assert (status, json.loads(config)["rootfs"]["diff_ids"]) == (200, [layer.digest])
+        copied = copied_blobs(registry.host, "models/m", "v1", volume / "copy")  # skopeo compares each with its digest
+        listed = subprocess.run(["tar", "-tvf", str(copied[layer.digest])], check=True, capture_output=True, text=True).stdout
+        assert f" {SIZE} " in listed
+        assert listed.endswith(" models/model.safetensors\n")
+    backing.unlink()
+
+
+def tarred(path: Path) -> str:
+    """The digest of the archive that GNU tar makes of the file under the name that it has in an image."""
+    fixed = ["--format=gnu", "--mtime=@0", "--owner=:0", "--group=:0", "--mode=0644", "--blocking-factor=1"]
+    command = ["tar", "-c", *fixed, "-C", str(path.parent), "--transform=s,^,models/,", path.name]
+    digest = hashlib.sha256()
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as tar:
+        assert tar.stdout
+        while chunk := tar.stdout.read(4 * MIB):
+            digest.update(chunk)
+    assert tar.returncode == 0
+    return f"sha256:{digest.hexdigest()}"
+
+
+@contextmanager
+def compressing(directory: Path) -> Iterator[Path]:
+    """A file system that makes little of zeros."""
+    image, root = directory / "disk.img", directory / "disk"
+    with image.open("wb") as file:
+        file.truncate(24 * GIB)
+    root.mkdir()
+    subprocess.run(["mkfs.btrfs", "--quiet", "--metadata", "single", str(image)], check=True)
+    subprocess.run(["mount", "-o", "loop,compress-force=zstd:1", str(image), str(root)], check=True)
+    try:
+        yield root
+    finally:
+        subprocess.run(["umount", str(root)], check=True)
+        image.unlink()
