@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import io
+import itertools
 import json
 import tarfile
 from typing import Any
@@ -77,6 +78,7 @@ def cosign_box(**changed: Any) -> str:
         (cosign_box(kdf=None), ""),
         ("-----BEGIN ENCRYPTED COSIGN PRIVATE KEY-----\n%\n-----END ENCRYPTED COSIGN PRIVATE KEY-----", ""),
     ],
+    ids=itertools.count(),  # the keys are new in each process
 )
 def test_no_private_key_and_nothing_of_it_told(text: str, password: str) -> None:
     with pytest.raises(ValueError, match="holds no private key in PEM form that this password opens") as caught:
@@ -140,6 +142,7 @@ def changed_bundle(**envelope: Any) -> bytes:
         changed_bundle(signatures=[{"sig": ""}] * 21),
         changed_bundle(payload=base64.b64encode(canonical({"_type": "https://in-toto.io/Statement/v0.1"})).decode()),
     ],
+    ids=itertools.count(),
 )
 def test_no_bundle(content: bytes) -> None:
     assert open_bundle(content, [KEY.public]) is None
