@@ -13,7 +13,7 @@ from devcluster import Cluster, connect, down, up
 from devcluster.errors import DevclusterError
 from devcluster.health import check
 from devcluster.images import build_image, load_image
-from devcluster.lifecycle import EXTRAS
+from devcluster.lifecycle import EXTRAS, build
 from devcluster.network import Block, read_slot
 from devcluster.paths import DEFAULT_NAME, layout
 from devcluster.processes import read_status
@@ -39,9 +39,11 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     command = commands.add_parser("up", help="start the cluster; build its programs the first time")
-    command.add_argument("--with", dest="extras", action="append", choices=sorted(EXTRAS), default=[],
-                         help="install this into it too (may be repeated)")  # fmt: skip
+    _add_extras(command, "install this into it too (may be repeated)")
     command.set_defaults(run=_up)
+    command = commands.add_parser("build", help="build the programs, and start nothing")
+    command.set_defaults(run=lambda options: build(extras=options.extras))
+    _add_extras(command, "build this too (may be repeated)")
     command = commands.add_parser("down", help="stop the cluster; its data stays")
     command.add_argument("--purge", action="store_true", help="remove its data too")
     command.set_defaults(run=lambda options: down(options.name, purge=options.purge))
@@ -57,6 +59,10 @@ def _parser() -> argparse.ArgumentParser:
     command.set_defaults(run=lambda options: print(*load_image(connect(options.name).registry, options.image)))
     _add_build_image(commands.add_parser("build-image", help="build an image and push it; print its reference and digest"))
     return parser
+
+
+def _add_extras(command: argparse.ArgumentParser, text: str) -> None:
+    command.add_argument("--with", dest="extras", action="append", choices=sorted(EXTRAS), default=[], help=text)
 
 
 def _add_build_image(command: argparse.ArgumentParser) -> None:

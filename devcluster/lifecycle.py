@@ -49,6 +49,17 @@ class Extra:
 EXTRAS = {"kserve": Extra(KSERVE, install_kserve)}
 
 
+def build(*, extras: Collection[str] = ()) -> None:
+    """Build what a cluster with `extras` needs, unless the cache has it; start nothing."""
+    modules = _modules(extras)
+    check_requirements(modules)
+    provide_modules(modules)
+
+
+def _modules(extras: Collection[str]) -> list[Module]:
+    return [*MODULES, *(EXTRAS[extra].module for extra in extras)]
+
+
 def up(name: str | None = None, *, extras: Collection[str] = ()) -> Cluster:
     """Start the cluster, or find it up and healthy. A second call meanwhile waits for the first.
 
@@ -65,11 +76,11 @@ def up(name: str | None = None, *, extras: Collection[str] = ()) -> Cluster:
 
 
 def _start(here: Layout, extras: Collection[str]) -> Cluster:
-    extra_modules = [EXTRAS[extra].module for extra in extras]
-    check_requirements([*MODULES, *extra_modules])
+    modules = _modules(extras)
+    check_requirements(modules)
     install_packages(CLUSTER)
+    provide_modules(modules)
     programs = provide_programs()
-    provide_modules(extra_modules)
     started = time.monotonic()
     _stop(here)
     block = claim_block(here)
