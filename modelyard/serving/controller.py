@@ -95,22 +95,39 @@ def restart_controller(kube: Kube, namespace: str, timeout: float, on_note: OnNo
         with suppress(Changed):  # a new pod of that name (a StatefulSet's)
             patiently(lambda name=name, uid=uid: kube.delete("Pod", name, namespace, uid=uid))  # type: ignore[misc]  # bound now
     _wait_ready(kube, namespace, old, timeout, on_note)
-    patiently(lambda: kube.patch_merge("ConfigMap", CONFIG_MAP, namespace, {"metadata": {"annotations": {RESTART: None}}}))
+    _mark(kube, namespace, lambda text: None if text is None or _read(text) == old else text)
     return tuple(sorted(old.values()))
 
 
 def _noted_pods(kube: Kube, namespace: str) -> dict[str, str] | None:
     """The pods that have to go, name by uid: noted by the first run that comes this far; None if no restart is due."""
-    live = patiently(lambda: kube.get("ConfigMap", CONFIG_MAP, namespace))
-    text = ((live or {"metadata": {}})["metadata"].get("annotations") or {}).get(RESTART)
-    if text is None:
-        return None
-    if noted := _read(text):
-        return noted
-    pods = {pod["metadata"]["uid"]: pod["metadata"]["name"] for pod in _pods(kube, namespace)}
-    mark = {"metadata": {"annotations": {RESTART: json.dumps(pods)}}}
-    patiently(lambda: kube.patch_merge("ConfigMap", CONFIG_MAP, namespace, mark))
-    return pods
+
+    def noted(text: str | None) -> str | None:
+        if text is None or _read(text):
+            return text
+        return json.dumps({pod["metadata"]["uid"]: pod["metadata"]["name"] for pod in _pods(kube, namespace)})
+
+    text = _mark(kube, namespace, noted)
+    return None if text is None else _read(text)
+
+
+def _mark(kube: Kube, namespace: str, marked: Callable[[str | None], str | None]) -> str | None:
+    """Make the restart's note what ``marked`` makes of it, and give that. Guarded: another run may owe a restart of its own meanwhile."""
+    for last in (*[False] * (_TRIES - 1), True):
+        live = patiently(lambda: kube.get("ConfigMap", CONFIG_MAP, namespace)) or {"metadata": {}}
+        text = (live["metadata"].get("annotations") or {}).get(RESTART)
+        wanted = marked(text)
+        if wanted == text:
+            return text
+        metadata = {"resourceVersion": live["metadata"]["resourceVersion"], "annotations": {RESTART: wanted}}
+        try:
+            patiently(lambda metadata=metadata: kube.patch_merge("ConfigMap", CONFIG_MAP, namespace, {"metadata": metadata}))  # type: ignore[misc]  # bound now
+        except Changed:
+            if last:
+                raise
+        else:
+            return wanted
+    raise AssertionError  # the last round returns or raises
 
 
 def _read(text: str) -> dict[str, str]:

@@ -112,3 +112,30 @@ def test_the_controller_is_found_by_who_may_look_everywhere(kserve: Kube, block:
         find_namespace(kserve, kserve_namespace)
     with pytest.raises(ClusterRefused, match="lacks the verb 'list' on 'pods' for the cluster"):
         enable_modelcars(cluster=block)
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(1200)
+def test_enabling_and_undoing_killed_after_each_of_their_writes(kserve: Kube, block: str) -> None:
+    """Wherever both were killed, the next run ends what was begun, and in the end all is as it was before."""
+    before = section(kserve)
+    there: dict[str, Any] = {"cluster": block, "namespace": NAMESPACE, "probe_namespace": block}
+    k, killed = 1, True
+    while killed:
+        pods = controllers(kserve)
+        killed = _dies(k, **there)
+        enabled = enable_modelcars(**there)
+        assert (section(kserve)["uidModelcar"], notes(kserve)) == (1010, {NOTE})
+        assert enabled.admission.startswith("pods get a modelcar with")
+        assert not controllers(kserve) & pods
+        killed = _dies(k, **there, undo=True) or killed
+        assert enable_modelcars(**there, undo=True).admission == "pods get no modelcar"
+        assert (section(kserve), notes(kserve)) == (before, set())
+        k += 1
+    assert k > 4, "the configuration, the pods that have to go, the pod, the end of the restart"
+
+
+def _dies(k: int, **parameters: Any) -> bool:
+    exit_code, output = run_flow("flows.enable_modelcars:enable_modelcars", parameters, MODELYARD_KUBE_DIE_AFTER=str(k))
+    assert exit_code in {0, -9}, output
+    return exit_code == -9
