@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from modelyard.errors import ClusterUnavailable, Problem, Refused
+from modelyard.errors import ClusterRefused, ClusterUnavailable, Problem, Refused
 from modelyard.kube.apply import patiently
 from modelyard.kube.client import Kube, Manifests
 from modelyard.kube.explain import explain_pod
@@ -31,9 +31,15 @@ def find_namespace(kube: Kube, named: str | None = None) -> str:
     """The namespace of KServe's controller: the one that is named, or the only one where it runs.
 
     Raises:
-        Refused: it runs nowhere there, or in several.
+        Refused: it runs nowhere there, or in several; or this account may not look everywhere.
     """
-    pods = patiently(lambda: kube.list("Pod", named, label_selector=SELECTOR))
+    try:
+        pods = patiently(lambda: kube.list("Pod", named, label_selector=SELECTOR))
+    except ClusterRefused as error:
+        if named:
+            raise
+        step = "name the one of KServe's controller (namespace), for example kserve"
+        raise Refused([Problem("namespaces", f"cannot all be looked through: {error}", step)]) from error
     found: list[str] = sorted({pod["metadata"]["namespace"] for pod in pods})
     where = f"namespace {named}" if named else "the cluster"
     if not found:
