@@ -54,7 +54,10 @@ class Source(Protocol):
 
 @runtime_checkable
 class RandomAccess(Protocol):
-    """A source that gives a few bytes from anywhere without a fetch, which would be cancelled for them."""
+    """A source that gives a few bytes from anywhere without a fetch, which would be cancelled for them.
+
+    One whose fetches share threads has to: a fetch that waits for its reader would hold up the one that the reader waits for.
+    """
 
     def read(self, file: SourceFile, start: int, count: int) -> bytes:
         """The ``count`` bytes of ``file`` at ``start``, or fewer.

@@ -7,7 +7,7 @@ import tarfile
 
 import pytest
 
-from modelyard.images.build import BaseImage, ModelLayer, build_image, read_layers
+from modelyard.images.build import BaseImage, ModelLayer, Scan, build_image, read_layers
 from modelyard.images.descriptors import MANIFEST, Descriptor, Document, Platform, canonical
 from modelyard.images.limits import limits_of
 from modelyard.images.references import Reference, moving_tag_problem
@@ -189,3 +189,23 @@ def test_known_registries() -> None:
     assert not limits_of("123456789012.dkr.ecr.eu-west-1.amazonaws.com").resume
     assert limits_of("ghcr.io").chunked
     assert limits_of("registry.example").max_layer is None
+
+
+@pytest.mark.parametrize(
+    ("told", "scan"),
+    [
+        ('{"harmful":[],"pickled":["a.pt"],"revision":"1"}', Scan(pickled=("a.pt",))),
+        ('{"harmful":[],"pickled":["a.pt"],"revision":"2"}', None),
+        ("{", None),
+        (None, None),
+    ],
+)
+def test_what_a_scanner_found_is_believed_of_its_own_revision(told: str | None, scan: Scan | None) -> None:
+    record = FileRecord(path="a.pt", size=1, sha256="0" * 64)
+    layer = ModelLayer(digest=f"sha256:{'1' * 64}", size=2048, files=(record,), scan=Scan(pickled=("a.pt",)))
+    listed = layer.descriptor.document()
+    assert listed["annotations"].pop("dev.modelyard.scan") == '{"harmful":[],"pickled":["a.pt"],"revision":"1"}'
+    if told:
+        listed["annotations"]["dev.modelyard.scan"] = told
+    [found] = read_layers(Document(media_type=MANIFEST, content=canonical({"layers": [listed]})))
+    assert found == layer.model_copy(update={"scan": scan})

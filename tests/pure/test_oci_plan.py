@@ -5,11 +5,11 @@ import random
 import pytest
 
 from modelyard.errors import Problem, Refused
-from modelyard.images.build import BaseImage, ModelLayer
+from modelyard.images.build import BaseImage, ModelLayer, Scan
 from modelyard.images.descriptors import Descriptor, Platform
 from modelyard.images.references import Reference
 from modelyard.images.tar import layer_size
-from modelyard.models import FileRecord, S3Location, SourceFile
+from modelyard.models import FileRecord, S3Location, SourceFile, WeightPolicy
 from modelyard.plans.modelcar import (
     MAX_SHARED,
     MAX_WEIGHT_LAYERS,
@@ -173,3 +173,71 @@ def test_a_plan_travels_as_json() -> None:
     plan = plan_modelcar(request(), facts(known={1: KnownLayer(layer=layer(FILES[1:]), repository="llama")}))
     assert ModelcarPlan.model_validate_json(plan.model_dump_json()) == plan
     assert "2, 1.0 GiB; 7 B to be read" in describe(plan)
+
+
+PICKLED = (SourceFile("config.json", 7, etag='"a"'), SourceFile("model.bin", GIB, version_id="1"))
+
+
+def scanned(scan: Scan) -> ModelcarFacts:
+    """Both layers are there; what was found in the second is ``scan``."""
+    layers = [layer(group).model_copy(update={"scan": each}) for group, each in zip(group_files(PICKLED), (Scan(), scan), strict=True)]
+    known = {number: KnownLayer(layer=each, repository="llama") for number, each in enumerate(layers)}
+    return facts(*PICKLED, known=known)
+
+
+@pytest.mark.parametrize(
+    ("scan", "policy", "said"),
+    [
+        (Scan(), WeightPolicy.NO_PICKLE, None),
+        (Scan(pickled=("model.bin",)), WeightPolicy.SCAN, None),
+        (Scan(pickled=("model.bin",)), WeightPolicy.NO_PICKLE, "'model.bin': is loaded by pickle, and weightFormats is no-pickle"),
+        (Scan(pickled=("model.bin",), harmful=("model.bin",)), WeightPolicy.SCAN, "'model.bin': may do harm to whoever loads it"),
+        (Scan(pickled=("model.bin",), harmful=("model.bin",)), WeightPolicy.ANY, None),
+    ],
+)
+def test_what_was_found_in_a_layer_is_held_against_the_policy(scan: Scan, policy: WeightPolicy, said: str | None) -> None:
+    plan = plan_modelcar(request(weights=policy), scanned(scan))
+    if said:
+        assert said in refusals(plan)
+    else:
+        assert not plan.problems
+
+
+def test_names_that_pickles_have_are_refused_before_anything_is_read() -> None:
+    files = (SourceFile("model.pt", GIB), SourceFile("state.pkl", 7))
+    told = refusals(plan_modelcar(request(weights=WeightPolicy.NO_PICKLE), facts(*files)))
+    assert told.count("is a format that pickle loads") == 2
+    assert not plan_modelcar(request(weights=WeightPolicy.SCAN), facts(*files)).problems
+
+
+A, B = "a" * 64, "b" * 64
+SUMS_FILE = SourceFile("SHA256SUMS", 100, etag='"s"')
+
+
+@pytest.mark.parametrize(
+    ("sums", "required", "said"),
+    [
+        pytest.param(None, False, None, id="none, and none required"),
+        pytest.param(None, True, "has no SHA256SUMS, and requireDigests is set", id="none"),
+        pytest.param({"config.json": A, "model.safetensors": B}, True, None, id="all"),
+        pytest.param({"config.json": A}, False, None, id="some"),
+        pytest.param({"config.json": A}, True, "'model.safetensors' is not listed", id="some, and all required"),
+        pytest.param({"config.json": A, "gone": B}, False, "'gone' is listed and not there", id="one that is not there"),
+    ],
+)
+def test_the_authors_digests(sums: dict[str, str] | None, required: bool, said: str | None) -> None:  # noqa: FBT001 - a table's column
+    listed = (*FILES, SUMS_FILE) if sums is not None else FILES
+    whole = {**sums, "SHA256SUMS": A} if sums is not None else None
+    plan = plan_modelcar(request(require_digests=required), facts(*listed, sums=whole))
+    assert plan.digests == (whole or {})
+    if said:
+        assert said in refusals(plan)
+    else:
+        assert not plan.problems
+
+
+def test_a_layer_that_is_there_and_is_not_its_authors() -> None:
+    sums = {"config.json": "0" * 64, "model.safetensors": B}
+    told = refusals(plan_modelcar(request(), facts(known=all_known(), sums=sums)))
+    assert f"'model.safetensors' has the SHA-256 {'0' * 64}, not {B}" in told
+    assert "config.json" not in told
