@@ -26,7 +26,7 @@ class Limits:
 
 _KNOWN = (
     # https://docs.aws.amazon.com/AmazonECR/latest/userguide/service-quotas.html; its Range stays at the first chunk
-    (r".+\.dkr\.ecr(-fips)?\..+\.amazonaws\.com(\.cn)?", Limits(max_layer=52_000 * _MIB, resume=False)),
+    (r".+\.dkr[.-]ecr(-fips)?\..+\.(amazonaws\.com(\.cn)?|on\.aws)", Limits(max_layer=52_000 * _MIB, resume=False)),
     (r"public\.ecr\.aws", Limits(max_layer=10_000 * _MIB, resume=False)),
     # A PATCH with a Content-Length above 4 MiB is answered with 416
     (r"ghcr\.io", Limits(max_layer=10 * _GIB, resume=False, chunked=True)),
