@@ -24,7 +24,8 @@ from modelyard.plans.serving import Mode
 from tests.cluster.kserve.support import SIMILARITIES, apply_all, ask, digests_in, wait_pod
 from tests.cluster.shared_cluster import one_at_a_time, run_directory
 
-pytestmark = pytest.mark.cluster
+# The first test waits for a cluster with KServe, a model's download, an image's build and a Prefect server.
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1200)]
 
 MOUNTED = "mounted"
 
@@ -61,7 +62,7 @@ def served(
 def test_the_answer_is_computed_from_the_weights_in_the_image(served: Served, mode: Mode) -> None:
     name = served.namespace
     report = serve_modelcar(
-        name=mode, namespace=name, image=served.image, model_format=MODEL_FORMAT, mode=mode, registry=name, cluster=name, patience="5m"
+        name=mode, namespace=name, image=served.image, model_format=MODEL_FORMAT, mode=mode, registry=name, cluster=name, patience="8m"
     )
     assert ask(served.cluster, name, mode) == pytest.approx(SIMILARITIES, abs=1e-4)
     (pod,) = report.pods
