@@ -27,17 +27,19 @@ setup: .venv/.done ## Make the virtual environment from the pinned requirements
 	@$(BIN)/uv pip install -q --python $(BIN)/python --require-hashes -r requirements/all.txt
 	@touch $@
 
-demo: setup wheels ## Preload a real model onto a claim of a real cluster (KUBECONFIG=... takes your own)
+demo: setup wheels ## Preload a real model onto a claim of a real cluster (KUBECONFIG=... takes your own; MODELCAR=1: served by KServe too)
 	@$(BIN)/python -m deployments.demo up
 
 demo-down: setup ## Stop everything that the demo started (PURGE=1 forgets its data too)
 	@$(BIN)/python -m deployments.demo down $(if $(PURGE),--purge)
 
 test: setup wheels ## All tests but the long fault table, on a real cluster, S3 server and Prefect server
+	@$(BIN)/python -m devcluster build --with kserve
 	@$(BIN)/pytest -m "not faults" -n $(TEST_WORKERS) --dist loadfile $(ARGS)
 
 test-faults: setup wheels ## The whole fault table
-	@$(BIN)/pytest -m faults $(ARGS)
+	@$(BIN)/python -m devcluster build --with kserve
+	@$(BIN)/pytest -m faults -n $(TEST_WORKERS) --dist loadfile $(ARGS)
 
 check: setup ## Format, lint, types, layers, dead links
 	@$(BIN)/ruff format --check .
