@@ -5,6 +5,7 @@ know (or tells more than was sent) is begun anew. https://github.com/opencontain
 """
 
 import re
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from http import HTTPStatus
@@ -14,6 +15,8 @@ from modelyard.oci.http import Http
 
 #: What is handed to the socket at a time: a slow registry must take so much within the connection's time-out.
 SEND_SIZE = 1024 * 1024
+_ABANDON_TRIES = 5
+_ABANDON_SECONDS = 0.2
 _BYTES = "application/octet-stream"
 _RANGE = re.compile(r"(?:bytes=)?0-(\d+)")
 
@@ -88,10 +91,12 @@ class Upload:
         2.8 not at all (404): there the remains wait for its purge.
         """
         with suppress(ModelyardError):
-            answer = self._http.request("DELETE", self._location, self._scopes)
-            if answer.status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+            for _ in range(_ABANDON_TRIES):  # it may still be writing what was on its way
+                answer = self._http.request("DELETE", self._location, self._scopes)
+                if answer.status != HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+                    return
+                time.sleep(_ABANDON_SECONDS)
                 self._move(self._http.request("GET", self._location, self._scopes).headers.get("Location"))
-                self._http.request("DELETE", self._location, self._scopes)
 
     def _with(self, digest: str) -> str:
         return f"{self._location}{'&' if '?' in self._location else '?'}digest={digest}"

@@ -106,6 +106,10 @@ class Registry:
         """The requests of ``method`` whose line holds ``part``, as the access log has them: ``PATCH /v2/... HTTP/1.1" 202``."""
         return [line for line in self.log.read_text(errors="replace").splitlines() if f'"{method} ' in line and part in line]
 
+    def abandoned(self, repository: str) -> int:
+        """How many of a repository's uploads were given up."""
+        return len({line.split()[6].partition("?")[0] for line in self.requests("DELETE", f"{repository}/blobs/uploads/")})
+
     def __hash__(self) -> int:
         return id(self)
 
