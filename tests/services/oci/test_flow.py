@@ -76,6 +76,7 @@ def test_a_tag_that_is_taken_is_refused_and_moved_when_asked(blocks: str, bucket
         ({"platforms": ["amd64"]}, "is no platform"),
         ({"previous": "models/x"}, "names no registry"),
         ({"registry": "missing"}, "there is no block"),
+        ({"path": "pvc://claim/m/v1"}, "name the cache whose claim it is"),
     ],
 )
 def test_forms_that_are_refused(fields: dict[str, object], said: str, blocks: str, bucket: Bucket) -> None:
