@@ -13,6 +13,7 @@ from modelyard.modelcar.build import build_layers
 from modelyard.modelcar.publish import publish
 from modelyard.modelcar.resolve import read_facts
 from modelyard.modelcar.tuning import Tuning
+from modelyard.models import S3Location
 from modelyard.oci.access import Access, Keychain
 from modelyard.plans.modelcar import ModelcarRequest, plan_modelcar
 from modelyard.sources.s3 import S3Source, s3_client
@@ -22,6 +23,8 @@ def main(request: ModelcarRequest) -> None:
     """Build the image, and tell how."""
     begun = time.monotonic()
     keychain = Keychain(Access(request.image.host, plain_http=True))
+    if not isinstance(request.source, S3Location):
+        raise SystemExit(f"{request.source.uri}: the benchmark reads from S3")
     source = S3Source(request.source, s3_client(request.source))
     plan = plan_modelcar(request, read_facts(request, source, keychain)).approved()
     planned = time.monotonic()
