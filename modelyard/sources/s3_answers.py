@@ -152,4 +152,4 @@ def object_error(error: Exception, subject: str, *, versioned: bool = False) -> 
 
 def changed(subject: str) -> SourceChanged:
     """The object was there when it was listed, and is gone or another one now."""
-    return SourceChanged(f"{subject}: changed or deleted since it was listed; nothing was published: run the preload again to plan anew")
+    return SourceChanged(f"{subject}: changed or deleted since it was listed; nothing was published: run it again to plan anew")
