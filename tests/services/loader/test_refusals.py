@@ -131,7 +131,7 @@ def test_a_deleted_version(size: int, versioned_bucket: Bucket, fault_proxy: Fau
 
 
 def assert_changed(run: Run, spec: LoadSpec) -> None:
-    run.failed("SourceChanged", f"{spec.source.uri}a", "changed or deleted since it was listed", "run the preload again")
+    run.failed("SourceChanged", f"{spec.source.uri}a", "changed or deleted since it was listed", "run it again to plan anew")
 
 
 def test_a_spec_that_is_none(loader: Loader, spec: LoadSpec) -> None:
