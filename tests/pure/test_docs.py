@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from blocks import Cluster, ModelCache, OciRegistry, S3Source
+from blocks import Cluster, ModelCache, OciRegistry, S3Source, SigningKey
 
 PROJECT = Path(__file__).resolve().parents[2]
 README = (PROJECT / "README.md").read_text(encoding="utf-8")
@@ -20,6 +20,6 @@ def test_the_readme_names(name: str) -> None:
     assert f"`{name}" in README
 
 
-@pytest.mark.parametrize("block", [Cluster, S3Source, ModelCache, OciRegistry])
+@pytest.mark.parametrize("block", [Cluster, S3Source, ModelCache, OciRegistry, SigningKey])
 def test_the_readme_names_the_block(block: type) -> None:
     assert f"**{block._block_type_name}**" in README  # type: ignore[attr-defined]
