@@ -15,7 +15,6 @@ CONTEXT = PROJECT / "deployments" / "images" / "embedder"
 TAG = "modelyard/embedder:dev"
 #: What an InferenceService names as its model's format, so that KServe finds the runtime.
 MODEL_FORMAT = "sentence-transformers"
-RUNTIME = "modelyard-embedder"
 _RUNTIME_FILE = Path(__file__).parent / "serving-runtime.yaml"
 
 

@@ -13,6 +13,12 @@ from tests.cluster.preload.conftest import Stack
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1200)]
 
 
+@pytest.fixture(autouse=True)
+def _patient_with_the_prefect_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its SQLite database is locked for seconds while twenty processes begin at once on two cores; five tries of theirs are too few."""
+    monkeypatch.setenv("PREFECT_CLIENT_MAX_RETRIES", "30")
+
+
 @pytest.mark.parametrize("number", [2, pytest.param(20, marks=pytest.mark.faults)])
 def test_different_models_at_once(number: int, stack: Stack, audit: Callable[[], Audit]) -> None:
     files = {f"m{each}/v1": {"config.json": b"{}", "model.safetensors": os.urandom(1_000_000)} for each in range(number)}
