@@ -95,7 +95,7 @@ def test_sigterm_while_the_result_is_told(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(command, "preload", lambda *_: LoadResult(digest="d", files=0, bytes=0, fetched_bytes=0, seconds=0))
     before, mask = signal.getsignal(signal.SIGTERM), os.umask(0o022)
     try:
-        spec = {"model": REF.model_dump(), "source": {"bucket": "bucket"}, "listing": {"digest": "d", "files": 0, "bytes": 0}}
+        spec = {"model": REF.model_dump(), "source": {"kind": "s3", "bucket": "bucket"}, "listing": {"digest": "d", "files": 0, "bytes": 0}}
         assert command.main(["preload", "--spec", json.dumps(spec), "--root", str(tmp_path), "--termination-log", str(log)]) == 0
     finally:
         signal.signal(signal.SIGTERM, before)
