@@ -12,7 +12,7 @@ ifeq ($(origin KUBECONFIG),environment)
 unexport KUBECONFIG
 endif
 
-.PHONY: help setup demo demo-down test test-faults check format bench-flow bench-preload bench-modelcar bench-scale loader-image wheels lock screenshot
+.PHONY: help setup demo demo-down test test-faults check format bench-flow bench-preload bench-modelcar bench-scale loader-image embedder-image wheels lock screenshot
 
 help: ## Show the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
@@ -76,6 +76,12 @@ deployments/images/loader/wheels/.done: requirements/loader.txt | setup
 loader-image: wheels ## Build the loader's image for your registry (IMAGE=registry.example/modelyard/loader:TAG)
 	@tool=$$(command -v docker || command -v podman || command -v buildah) || { echo "loader-image: needs docker, podman or buildah" >&2; exit 2; }; \
 	"$$tool" build -f deployments/images/loader/Dockerfile -t $(IMAGE) .
+
+embedder-image: setup ## Build the inference server for sentence models for your registry (IMAGE=registry.example/modelyard/embedder:TAG)
+	@$(BIN)/pip download -q --disable-pip-version-check --no-deps --only-binary :all: --python-version 3.11 --require-hashes \
+		-r deployments/images/embedder/requirements.txt -d deployments/images/embedder/wheels
+	@tool=$$(command -v docker || command -v podman || command -v buildah) || { echo "embedder-image: needs docker, podman or buildah" >&2; exit 2; }; \
+	"$$tool" build -t $(IMAGE) deployments/images/embedder
 
 lock: setup ## Pin the newest packages that pyproject.toml allows
 	@$(BIN)/uv pip compile -q --upgrade pyproject.toml --all-extras --generate-hashes --universal --python-version 3.11 --no-header --no-annotate -o requirements/all.txt
