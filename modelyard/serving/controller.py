@@ -6,7 +6,7 @@ are Ready, so a run that was killed in between is finished by the next one, and 
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -89,7 +89,7 @@ def write_config(kube: Kube, namespace: str, planned: Callable[[ConfigFacts], Co
 
 
 def restart_controller(kube: Kube, namespace: str, timeout: float, on_note: OnNote) -> tuple[str, ...]:
-    """Delete the controller's pods if a change asks for it, and wait until as many new ones are Ready; the names of the deleted.
+    """Delete the controller's pods if a change asks for it, and wait until there are new ones alone, all Ready; the names of the deleted.
 
     Raises:
         TimedOut: the new pods are not Ready; the message says what is known of them. The next run goes on.
@@ -111,7 +111,7 @@ def _noted_pods(kube: Kube, namespace: str) -> dict[str, str] | None:
     def noted(text: str | None) -> str | None:
         if text is None or _read(text):
             return text
-        return json.dumps({pod["metadata"]["uid"]: pod["metadata"]["name"] for pod in _pods(kube, namespace)})
+        return json.dumps(to_restart(_pods(kube, namespace)))
 
     text = _mark(kube, namespace, noted)
     return None if text is None else _read(text)
@@ -150,9 +150,9 @@ def _wait_ready(kube: Kube, namespace: str, old: dict[str, str], timeout: float,
         seen = "the API server does not answer"
         with suppress(ClusterUnavailable):
             pods = _pods(kube, namespace)
-            new = [pod for pod in pods if pod["metadata"]["uid"] not in old and not pod["metadata"].get("deletionTimestamp")]
-            if len(new) == len(pods) and len([pod for pod in new if is_ready(pod)]) >= max(1, len(old)):
+            if is_restarted(pods, old):
                 return
+            new = [pod for pod in pods if _is_new(pod, old)]
             seen = "; ".join(filter(None, (_told(kube, pod) for pod in new))) or f"{len(pods) - len(new)} old pods, {len(new)} new ones"
         if seen != told:
             on_note(f"controller of KServe in namespace {namespace}: {seen}")
@@ -160,6 +160,20 @@ def _wait_ready(kube: Kube, namespace: str, old: dict[str, str], timeout: float,
         if time.monotonic() > deadline:
             raise TimedOut(f"waited {timeout:.0f} s for the controller of KServe in namespace {namespace}: {seen}")
         time.sleep(_PAUSE)
+
+
+def to_restart(pods: Manifests) -> dict[str, str]:
+    """Of the controller's pods those to be deleted, name by uid; one that is going needs no help. Pure."""
+    return {pod["metadata"]["uid"]: pod["metadata"]["name"] for pod in pods if not pod["metadata"].get("deletionTimestamp")}
+
+
+def is_restarted(pods: Manifests, old: Mapping[str, str]) -> bool:
+    """Whether new pods alone are there, all Ready. How many is the Deployment's to say: there were more during a rollout. Pure."""
+    return bool(pods) and all(_is_new(pod, old) and is_ready(pod) for pod in pods)
+
+
+def _is_new(pod: Manifest, old: Mapping[str, str]) -> bool:
+    return pod["metadata"]["uid"] not in old and not pod["metadata"].get("deletionTimestamp")
 
 
 def _told(kube: Kube, pod: Manifest) -> str:

@@ -20,6 +20,7 @@ from modelyard.plans.kserve_config import (
     settings_problems,
 )
 from modelyard.serving.admission import judge_admission
+from modelyard.serving.controller import is_restarted, to_restart
 
 #: As shipped, with a key that no release knows.
 LIVE = """{
@@ -154,3 +155,30 @@ def admitted(**container: Any) -> dict[str, Any]:
 )
 def test_whether_the_webhook_does_as_the_settings_say(section: dict[str, Any], pod: dict[str, Any], works: bool) -> None:  # noqa: FBT001
     assert judge_admission(pod, section).works is works
+
+
+# The controller's restart -----------------------------------------------------------------------------------------------
+
+
+def controller(uid: str, *, ready: bool = True, going: bool = False) -> dict[str, Any]:
+    metadata = {"uid": uid, "name": f"controller-{uid}", **({"deletionTimestamp": "2026-01-01T00:00:00Z"} if going else {})}
+    return {"metadata": metadata, "status": {"conditions": [{"type": "Ready", "status": str(ready)}]}}
+
+
+def test_a_pod_that_is_going_need_not_be_deleted() -> None:
+    assert to_restart([controller("a", going=True), controller("b")]) == {"b": "controller-b"}
+
+
+@pytest.mark.parametrize(
+    ("pods", "done"),
+    [
+        pytest.param([controller("c")], True, id="one, where two were noted during a rollout"),
+        pytest.param([controller("c"), controller("d")], True, id="more"),
+        pytest.param([], False, id="none yet"),
+        pytest.param([controller("c"), controller("b")], False, id="an old one"),
+        pytest.param([controller("c"), controller("x", going=True)], False, id="one that is going"),
+        pytest.param([controller("c"), controller("d", ready=False)], False, id="one that is not Ready"),
+    ],
+)
+def test_restarted_is_when_new_pods_alone_are_there_all_ready(pods: list[dict[str, Any]], done: bool) -> None:  # noqa: FBT001
+    assert is_restarted(pods, {"a": "controller-a", "b": "controller-b"}) is done
