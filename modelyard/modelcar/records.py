@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 
 from modelyard.errors import ModelyardError
 from modelyard.images.build import SOURCE, ModelLayer
-from modelyard.images.descriptors import EMPTY, MANIFEST, Descriptor, digest_of, manifest
+from modelyard.images.descriptors import EMPTY, MANIFEST, Descriptor, Document, manifest, parsed
 from modelyard.images.vouchers import with_voucher
 from modelyard.oci.registry import Repository
 
@@ -37,7 +37,7 @@ class Unfinished:
         self._repository, self._tag, self._source = repository, unfinished_tag(tag), source
         self._layers = list(known)
         self._lock = threading.Lock()
-        self._digest: str | None = None
+        self._begun = False
 
     def add(self, layer: ModelLayer) -> None:
         """Write down that a layer is there. One that cannot be written down is only sent again by a build that has to begin anew."""
@@ -52,15 +52,22 @@ class Unfinished:
             if self._vouch and (voucher := self._vouch(content)):
                 content = with_voucher(content, voucher)
             try:
-                if self._digest is None:
+                if not self._begun:
                     self._repository.put_blob(_EMPTY_CONFIG)
                 self._repository.put_manifest(MANIFEST, content, self._tag)
             except ModelyardError:
                 return
-            self._digest = digest_of(content)
+            self._begun = True
 
     def remove(self) -> bool:
-        """The build is over: False if the registry does not delete, and the tag stays."""
+        """The build is over: False if the registry does not delete, and the record stays.
+
+        Deleting takes a manifest from all its tags, so what the tag names is deleted only if it is a record: anybody may move a tag.
+        """
         with self._lock:
-            found = self._digest or self._repository.digest(self._tag)
-            return found is None or self._repository.delete_manifest(found)
+            found = self._repository.find(self._tag)
+            return found is None or not _is_record(found) or self._repository.delete_manifest(found.digest)
+
+
+def _is_record(document: Document) -> bool:
+    return not document.is_index and parsed(document.content).get("artifactType") == _TYPE

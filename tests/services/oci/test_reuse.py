@@ -11,6 +11,7 @@ from modelyard.errors import Refused, TagTaken
 from modelyard.images.references import Reference
 from modelyard.modelcar.publish import publish
 from modelyard.modelcar.push import copy_blob
+from modelyard.modelcar.records import unfinished_tag
 from modelyard.models import SourceFile
 from modelyard.oci.registry import Repository
 from modelyard.plans.modelcar import Action
@@ -182,3 +183,19 @@ def test_no_record_is_left_beside_the_tag(bucket: Bucket, registry: Registry) ->
     Builder(bucket, registry).build(repository=repository)
     _, _, tags = get(registry.host, f"/v2/{repository}/tags/list")
     assert b'"tags":["v1"]' in tags
+
+
+@pytest.mark.parametrize("part", ["index", "manifest"])
+def test_an_image_under_the_tag_of_a_builds_record_is_not_deleted(part: str, bucket: Bucket, registry_3: Registry) -> None:
+    """Whoever may push can let that tag name the image that is served."""
+    bucket.put({"a": b"1"})
+    builder, repository = Builder(bucket, registry_3), new_repository()
+    served, _ = builder.build(repository=repository)
+    with Repository(registry_3.access, repository) as target:
+        document = target.find("v1" if part == "index" else next(iter(served.platforms.values())))
+        assert document
+        target.put_manifest(document.media_type, document.content, unfinished_tag("v2"))
+    image, _ = builder.build(repository=repository, tag="v2")
+    assert not image.notes
+    assert read_image(registry_3.host, repository, "v1")[0] == served.digest
+    assert_modelcar(registry_3.host, repository, "v2", {"a": b"1"})
