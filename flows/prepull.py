@@ -73,9 +73,10 @@ def prepull_image(  # noqa: PLR0913, PLR0917 - these are the fields of the form
         patience: How long the pulls may take, as 1h.
         holder: Image that sleeps beside the mounted one.
         registry: Name of the Modelyard OCI Registry block by which the image is looked up. If it has trusted keys, the image must be
-            signed by one of them.
+            signed by one of them, and is pulled by its digest.
         cluster: Name of the Modelyard Cluster block.
-        remove: Let the image go from all nodes instead; the nodes remove it when they need the room.
+        remove: Let the image go from all nodes instead, a tag's also by the digests that were verified; the nodes remove it when they
+            need the room.
         dry_run: Only publish the plan; change nothing.
 
     Raises:
@@ -97,7 +98,7 @@ def prepull_image(  # noqa: PLR0913, PLR0917 - these are the fields of the form
     if remove:
         return PrepullReport(image=str(request.image), action="let go", nodes=() if dry_run else take_away(request, kube))
     target = load_block(OciRegistry, registry)
-    demand_signature(request.image, target)
+    request = request.model_copy(update={"image": demand_signature(request.image, target)})
     plan = resolve(request, find_image(request.image, target.keychain()), kube)
     create_markdown_artifact(describe_prepull(plan), key=_key(request, "plan"), description=f"Pre-pull {request.image}")
     if dry_run:

@@ -7,12 +7,13 @@ or runs, is pulled and unpacked. While the pod lives the kubelet's garbage colle
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from modelyard.errors import ClusterRefused, ClusterUnavailable, LoaderInterrupted, ServingFailed
+from modelyard.images.references import Reference
 from modelyard.kube.apply import is_owned, owned, patiently
 from modelyard.kube.client import Kube, Manifests
 from modelyard.kube.diagnosis import Diagnosis, latest
@@ -273,11 +274,20 @@ def _progress(kube: Kube, pods: Manifests) -> str:
 # Taking away ------------------------------------------------------------------------------------------------------------
 
 
-def held_on(kube: Kube, request: PrepullRequest) -> Mapping[str, Manifest]:
-    """The Jobs that hold the image, by their node."""
-    selector = f"app.kubernetes.io/name={NAME},{IMAGE_LABEL}={label_value(str(request.image))}"
-    jobs = patiently(lambda: kube.list("Job", request.namespace, label_selector=selector))
-    return {job["metadata"]["annotations"].get(NODE_ANNOTATION, ""): job for job in jobs if is_owned(job)}
+def holds(held: Manifest, image: Reference) -> bool:
+    """Whether a Job, or its pod, holds the image: named as it is or, if that is a tag, by a digest behind it (a verified one). Pure."""
+    told = str((held["metadata"].get("annotations") or {}).get(IMAGE_LABEL, ""))
+    return told == str(image) or told.startswith(f"{image}@")
+
+
+def _held(kube: Kube, kind: str, request: PrepullRequest) -> Manifests:
+    found = kube.list(kind, request.namespace, label_selector=f"app.kubernetes.io/name={NAME}")
+    return [each for each in found if holds(each, request.image)]
+
+
+def held_on(kube: Kube, request: PrepullRequest) -> Manifests:
+    """The Jobs that hold the image."""
+    return [job for job in patiently(lambda: _held(kube, "Job", request)) if is_owned(job)]
 
 
 def let_go(kube: Kube, request: PrepullRequest, timeout: float) -> tuple[str, ...]:
@@ -287,14 +297,13 @@ def let_go(kube: Kube, request: PrepullRequest, timeout: float) -> tuple[str, ..
         TimedOut: pods are still there.
     """
     held = held_on(kube, request)
-    for job in held.values():
+    for job in held:
         _delete(kube, job)
     deadline = time.monotonic() + timeout
     while True:
         with suppress(ClusterUnavailable):
-            left = [pod for pods in _pods(kube, request.namespace, label_value(str(request.image))).values() for pod in pods]
-            if not left:
-                return tuple(sorted(held))
+            if not _held(kube, "Pod", request):
+                return tuple(sorted({job["metadata"]["annotations"].get(NODE_ANNOTATION, "") for job in held}))
         if time.monotonic() > deadline:
             raise TimedOut(f"waited {timeout:.0f} s for the pods that hold {request.image} to go")
         time.sleep(_PAUSE)

@@ -10,7 +10,7 @@ from modelyard.images.references import Reference
 from modelyard.plans.model_image import ImageFacts
 from modelyard.plans.nodes import NodeFacts, Taint
 from modelyard.plans.prepull import Form, PrepullFacts, PrepullRequest, plan_prepull
-from modelyard.serving.prepull import prepull_job
+from modelyard.serving.prepull import holds, prepull_job
 
 DIGEST = f"sha256:{'a' * 64}"
 IMAGE = ImageFacts(digest=DIGEST, digests=(DIGEST,), platforms=(Platform(architecture="amd64"),), bytes=4096, lacks=())
@@ -88,3 +88,19 @@ def test_each_image_and_node_has_one_job_whatever_the_run() -> None:
     names = {request(image).job_name(node) for image in ("r.example/m:v1", "r.example/m:v2", "s.example/m:v1") for node in ("a", "b" * 60)}
     assert len(names) == 6
     assert max(map(len, names)) <= 63
+
+
+@pytest.mark.parametrize(
+    ("held", "named", "let_go"),
+    [
+        ("r.example/m:v1", "r.example/m:v1", True),
+        pytest.param(f"r.example/m:v1@{DIGEST}", "r.example/m:v1", True, id="by the digest that was verified"),
+        pytest.param(f"r.example/m@{DIGEST}", f"r.example/m@{DIGEST}", True, id="by a digest alone"),
+        ("r.example/m:v10", "r.example/m:v1", False),
+        pytest.param("r.example/m:v1", f"r.example/m:v1@{DIGEST}", False, id="by its tag, where a digest is let go"),
+    ],
+)
+def test_what_is_let_go(held: str, named: str, let_go: bool) -> None:  # noqa: FBT001
+    job = prepull_job(request(held), "a", Form.VOLUME)
+    assert holds(job, Reference.parse(named)) is let_go
+    assert holds({"metadata": job["spec"]["template"]["metadata"]}, Reference.parse(named)) is let_go

@@ -1,7 +1,12 @@
 """The flows against a real Prefect server: an image built and signed before its tag names it, verified, and no secret told anywhere."""
 
+import json
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import httpx
@@ -16,7 +21,7 @@ from flows.prepull import prepull_image
 from flows.serve_modelcar import serve_modelcar
 from flows.signing import demand_signature, trust_of
 from flows.verify_image import verify_image
-from modelyard.errors import Refused
+from modelyard.errors import ClusterRefused, Refused
 from modelyard.images.references import Reference
 from tests.services.oci.registries import Registry
 from tests.services.s3_fixtures import _ACCESS_KEY, SECRET_KEY, Bucket
@@ -87,6 +92,46 @@ def test_what_is_not_signed_is_neither_served_nor_pulled_nor_loaded(name: str, b
         prepull_image(image, "models", registry=name, cluster=name)
     with pytest.raises(Refused, match="is not signed; build it with a signing key"):
         model_source(name, f"oci://{image}")
+
+
+def test_what_is_pulled_is_what_was_verified(name: str, bucket: Bucket, registry_3: Registry) -> None:
+    """By its digest, whatever the tag names a moment later: seen in the first Job that a cluster is asked about."""
+    bucket.put({"config.json": b"{}"})
+    repository = f"models/{secrets.token_hex(4)}"
+    built = build_modelcar("m", "m/v1", repository, source=name, registry=name, base="none", platforms=["linux/amd64"], signing_key=name)
+    assert built.image
+    image = f"{registry_3.host}/{repository}:v1"
+    with refusing_cluster() as (url, asked):
+        Cluster(kubeconfig=SecretStr(KUBECONFIG.replace("https://127.0.0.1:9", url))).save(name)
+        with pytest.raises(ClusterRefused):
+            prepull_image(image, "models", registry=name, cluster=name)
+    pulled = {volume["image"]["reference"] for job in asked for volume in job["spec"]["template"]["spec"]["volumes"]}
+    assert pulled == {built.image.image}
+    assert built.image.image.startswith(f"{image}@sha256:")
+
+
+@contextmanager
+def refusing_cluster() -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """The address of a cluster that grants nothing, and what it is asked to make."""
+    asked: list[dict[str, Any]] = []
+
+    class Refusing(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            body = json.dumps({"kind": "Status", "status": "Failure", "reason": "Forbidden", "code": 403, "message": "no"}).encode()
+            self.send_response(403)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def do_POST(self) -> None:
+            asked.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.do_GET()
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}", asked
+        server.shutdown()
 
 
 def test_without_trusted_keys_nothing_is_demanded(name: str, registry_3: Registry) -> None:
