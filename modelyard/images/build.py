@@ -90,17 +90,24 @@ def layer_annotations(files: Sequence[FileRecord], scan: Scan | None) -> dict[st
 
 def read_layers(document: Document) -> list[ModelLayer]:
     """The layers of a manifest that this release's builder made, or would make the same; others are passed over."""
-    found = []
-    for layer in document.descriptors("layers"):
-        told = layer.annotations or {}
-        if layer.media_type != LAYER or told.get(_RECIPE) != RECIPE:
-            continue
-        try:
-            records = _RECORDS.validate_json(told.get(FILES, ""))
-        except ValidationError:
-            continue
-        found.append(ModelLayer(digest=layer.digest, size=layer.size, files=records, scan=_read_scan(told.get(_SCAN, ""))))
-    return found
+    return [found for layer in document.descriptors("layers") if (found := read_layer(layer))]
+
+
+def read_layer(layer: Descriptor) -> ModelLayer | None:
+    """A layer of model files as its annotations tell it; None for any other. The one answer to whether a layer is ours.
+
+    No layer of ours is empty: one that says so holds something else.
+    """
+    told = layer.annotations or {}
+    if layer.media_type != LAYER or told.get(_RECIPE) != RECIPE:
+        return None
+    try:
+        records = _RECORDS.validate_json(told.get(FILES, ""))
+    except ValidationError:
+        return None
+    if not records:
+        return None
+    return ModelLayer(digest=layer.digest, size=layer.size, files=records, scan=_read_scan(told.get(_SCAN, "")))
 
 
 def _read_scan(text: str) -> Scan | None:
@@ -119,13 +126,18 @@ def build_image(
         config = _config(base, [layer.digest for layer in layers], labels)
         content = manifest(
             Descriptor.of(CONFIG, config),
-            [*(layer.as_oci() for layer in base.layers), *(layer.descriptor for layer in layers)],
+            [*(_base_layer(layer) for layer in base.layers), *(layer.descriptor for layer in layers)],
             dict(annotations),
         )
         configs.append(config)
         manifests.append(content)
         listed.append(Descriptor.of(MANIFEST, content).model_copy(update={"platform": base.platform}))
     return Image(configs=tuple(configs), manifests=tuple(manifests), index=index(listed, dict(annotations)))
+
+
+def _base_layer(layer: Descriptor) -> Descriptor:
+    """Without its annotations: those of a hostile base would make its layer pass for one of ours, and be signed unread."""
+    return layer.as_oci().model_copy(update={"annotations": None})
 
 
 def _config(base: BaseImage, diff_ids: Sequence[str], labels: Mapping[str, str]) -> bytes:

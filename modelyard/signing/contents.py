@@ -7,10 +7,8 @@ base's. They are read, for nothing of them may lie where the model is.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from pydantic import TypeAdapter, ValidationError
-
 from modelyard.errors import ContentMismatch, Problem, RegistryMissing, RegistryRefused
-from modelyard.images.build import FILES
+from modelyard.images.build import read_layer as recorded_layer
 from modelyard.images.descriptors import Descriptor, Document
 from modelyard.models import FileRecord
 from modelyard.oci.registry import Repository
@@ -18,7 +16,6 @@ from modelyard.signing.layers import MODEL_DIRECTORY, Entry, read_layer
 
 #: Base layers up to this are read at each check; a base with a shell has a few MB.
 MAX_BASE_LAYER = 64 * 1024 * 1024
-_RECORDS = TypeAdapter(tuple[FileRecord, ...])
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +64,7 @@ def read_image(repository: Repository, selector: str) -> SignedImage:
 
 def layers_of(manifest: Document) -> list[Layer]:
     """A manifest's layers, lowest first."""
-    return [Layer(each, _records(each)) for each in manifest.descriptors("layers")]
+    return [Layer(each, ours.files if (ours := recorded_layer(each)) else None) for each in manifest.descriptors("layers")]
 
 
 def recorded_files(manifest: Document) -> dict[str, FileRecord]:
@@ -131,10 +128,3 @@ def _find(repository: Repository, selector: str) -> Document:
         mark = "@" if ":" in selector else ":"
         raise RegistryMissing(f"{repository}{mark}{selector}: is not there; check the repository and the tag")
     return found
-
-
-def _records(layer: Descriptor) -> tuple[FileRecord, ...] | None:
-    try:
-        return _RECORDS.validate_json((layer.annotations or {}).get(FILES, ""))
-    except ValidationError:
-        return None

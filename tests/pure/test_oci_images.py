@@ -115,6 +115,7 @@ def test_a_base_keeps_its_settings_and_not_its_day() -> None:
     }
     first = json.loads(image.manifests[0])["layers"][0]
     assert first["mediaType"] == "application/vnd.oci.image.layer.v1.tar+gzip"
+    assert "annotations" not in first
 
 
 @pytest.mark.parametrize(
@@ -123,6 +124,7 @@ def test_a_base_keeps_its_settings_and_not_its_day() -> None:
         pytest.param({}, id="none"),
         pytest.param({"dev.modelyard.recipe": "0", "dev.modelyard.files": "[]"}, id="another recipe"),
         pytest.param({"dev.modelyard.recipe": "1", "dev.modelyard.files": "{"}, id="no JSON"),
+        pytest.param({"dev.modelyard.recipe": "1", "dev.modelyard.files": "[]"}, id="no files"),
         pytest.param({"dev.modelyard.recipe": "1", "dev.modelyard.files": '[{"path": 1}]'}, id="no records"),
     ],
 )

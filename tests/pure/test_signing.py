@@ -23,7 +23,7 @@ from modelyard.images.build import FILES, SOURCE, BaseImage, ModelLayer, build_i
 from modelyard.images.descriptors import LAYER, MANIFEST, Descriptor, Document, Platform, canonical, manifest
 from modelyard.models import Checksum, FileRecord
 from modelyard.signing.bundles import make_bundle, make_statement, open_bundle
-from modelyard.signing.contents import SignedImage, record_problems
+from modelyard.signing.contents import SignedImage, layers_of, record_problems
 from modelyard.signing.keys import SigningKey, read_public_keys
 from modelyard.signing.layers import Entry, _entries, _Hashed
 from modelyard.signing.statements import is_ignored, model_statement, provenance_statement, signed_statement
@@ -226,6 +226,22 @@ def test_an_image_that_we_build_has_good_records() -> None:
     assert not record_problems(seen, "i")
     assert seen.files == {RECORD.path: RECORD}
     assert FILES in image.manifests[0].decode()
+
+
+@pytest.mark.parametrize("media_type", [LAYER, f"{LAYER}+gzip"])
+@pytest.mark.parametrize("told", ["[]", None])
+def test_a_base_that_says_it_is_ours_is_a_base(media_type: str, told: str | None) -> None:
+    """Its layer is read like any other base's: neither what it says of itself counts, nor is it taken along."""
+    ours = ModelLayer(digest=DIGEST, size=1, files=(RECORD,))
+    lying = Descriptor(media_type=media_type, digest=f"sha256:{'d' * 64}", size=1, annotations=dict(ours.descriptor.annotations or {}))
+    if told:
+        lying = lying.model_copy(update={"annotations": {**(lying.annotations or {}), FILES: told}})
+    image = build_image([BaseImage(platform=Platform.parse("linux/amd64"), layers=(lying,))], [ours], {}, {})
+    by_hand = manifest(Descriptor(media_type="c", digest=DIGEST, size=1), [lying, ours.descriptor], {})
+    known = [layer.files for layer in layers_of(image_of(*image.manifests).document)]
+    assert known == [None, (RECORD,)]
+    if told or media_type != LAYER:
+        assert [layer.files for layer in layers_of(image_of(by_hand).document)] == known
 
 
 def tar(*members: tuple[str, bytes], kind: bytes = tarfile.REGTYPE) -> bytes:
