@@ -96,15 +96,16 @@ class Http:
         """
         target = self.resolve(url)
         used = self._authorization.header(scopes) if self._is_own(target) else None
-        response = self._follow(method, target, dict(headers or {}), used, body, stream=stream)
-        if response.status != HTTPStatus.UNAUTHORIZED or not self._is_own(target):
-            return response
+        response, answered_by = self._follow(method, target, dict(headers or {}), used, body, stream=stream)
+        if response.status != HTTPStatus.UNAUTHORIZED or not self._is_own(answered_by):
+            return response  # what another host asks for is not the registry's to give
         if not self._authorization.refused(response.headers.get("WWW-Authenticate", ""), scopes, used):
             return response
         if body is not None and not isinstance(body, bytes):
             raise RegistryUnavailable(f"{method} {_shown(target)}: the registry asks for another token", delay=0)
         response.drain_conn()
-        return self._follow(method, target, dict(headers or {}), self._authorization.header(scopes), body, stream=stream)
+        response, _ = self._follow(method, target, dict(headers or {}), self._authorization.header(scopes), body, stream=stream)
+        return response
 
     def expect(self, wanted: AbstractSet[int], response: BaseHTTPResponse, subject: str) -> BaseHTTPResponse:
         """``response`` if its status is one of ``wanted``.
@@ -142,13 +143,14 @@ class Http:
 
     def _follow(
         self, method: str, target: str, headers: dict[str, str], used: str | None, body: bytes | Iterable[bytes] | None, *, stream: bool
-    ) -> BaseHTTPResponse:
+    ) -> tuple[BaseHTTPResponse, str]:
+        """The answer, and the URL that gave it."""
         for _ in range(_MOST_REDIRECTS):
             told = headers | ({"Authorization": used} if used and self._is_own(target) else {})
             response = self._send(method, target, told, body, stream=stream)
             location = response.headers.get("Location")
             if response.status not in _REDIRECTS or not location:
-                return response
+                return response, target
             if body is not None and not isinstance(body, bytes):
                 raise RegistryRefused(f"{method} {_shown(target)}: the registry redirects an upload; give the address that it redirects to")
             response.drain_conn()

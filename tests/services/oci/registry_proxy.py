@@ -47,6 +47,7 @@ class RegistryProxy:
     host: str
     faults: list[Fault] = field(default_factory=list)
     passed: list[str] = field(default_factory=list)
+    authorized: list[str] = field(default_factory=list)  # of them, those that came with an Authorization
     bodies: int = 0
     answers: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -76,6 +77,8 @@ class _Handler(BaseHTTPRequestHandler):
     timeout = _TIMEOUT_SECONDS
 
     def _exchange(self) -> None:
+        if "Authorization" in self.headers:
+            self.proxy.authorized.append(f"{self.command} {self.path}")
         fault = self.proxy.fault_for(f"{self.command} {self.path}")
         length = int(self.headers.get("Content-Length", "0"))
         if fault and fault.status:

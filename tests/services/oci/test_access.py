@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from dataclasses import replace
+from http import HTTPStatus
 from pathlib import Path
 
 import pytest
@@ -127,3 +128,22 @@ def test_credentials_do_not_follow_to_another_host(registry: Registry) -> None:
     line = registry.log.read_text().splitlines()[-1]
     assert '"GET /v2/ ' in line
     assert USER.username not in line
+
+
+@pytest.mark.parametrize("asks", ["Basic realm=x", 'Bearer realm="{elsewhere}/token",service=x'], ids=["basic", "bearer"])
+@pytest.mark.parametrize("before", ["", "Basic realm=x"], ids=["first", "after the registry's own"])
+def test_another_host_that_asks_for_credentials_gets_none(asks: str, before: str, registry_3: Registry) -> None:
+    """A 401 of whoever a redirect leads to is no challenge of the registry's: nothing is sent for it, neither there nor to a realm."""
+    with proxy_before(registry_3) as proxy, proxy_before(registry_3) as other:
+        elsewhere = f"http://{other.host}"
+        proxy.faults = [Fault("^GET ", status=401, headers={"WWW-Authenticate": before})] if before else []
+        proxy.faults += [Fault("^GET ", status=307, headers={"Location": f"{elsewhere}/v2/m/blobs/x"}, times=3)]
+        other.faults = [Fault("^GET ", status=401, headers={"WWW-Authenticate": asks.format(elsewhere=elsewhere)}, times=9)]
+        keychain = Keychain(Access(proxy.host, plain_http=True, credentials=USER))
+        with Repository(keychain.main, "m", ONCE) as repository:
+            for _ in range(2):
+                assert repository.http.request("GET", "/v2/m/blobs/x", repository.scopes).status == HTTPStatus.UNAUTHORIZED
+        assert len(proxy.passed) == (3 if before else 2)
+    assert other.passed == ["GET /v2/m/blobs/x"] * 2
+    assert other.authorized == []
+    assert len(proxy.authorized) == (2 if before else 0), "to the registry itself, as it asked"
