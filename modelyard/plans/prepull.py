@@ -65,6 +65,11 @@ class PrepullPlan:
     notes: tuple[str, ...] = ()
     problems: tuple[Problem, ...] = ()
 
+    @property
+    def digest(self) -> str:
+        """What the registry has under the reference; empty if that was not read."""
+        return self.image.digest if self.image else ""
+
     def approved(self) -> "PrepullPlan":
         """The plan itself.
 

@@ -30,6 +30,7 @@ NAME = "modelyard-prepull"
 IMAGE_LABEL = f"{GROUP}/image"
 NODE_ANNOTATION = f"{GROUP}/node"
 SPEC_ANNOTATION = f"{GROUP}/spec-digest"
+DIGEST_ANNOTATION = f"{GROUP}/image-digest"
 _CONTAINER = "hold"
 _BACKOFF_LIMIT = 6
 _NOBODY = 65534
@@ -43,11 +44,11 @@ OnStates = Callable[[Sequence[NodeState]], None]
 # Jobs as values ---------------------------------------------------------------------------------------------------------
 
 
-def prepull_job(request: PrepullRequest, node: str, form: Form) -> Manifest:
-    """The Job that holds the image on ``node``. Pure."""
+def prepull_job(request: PrepullRequest, node: str, form: Form, image_digest: str = "") -> Manifest:
+    """The Job that holds the image on ``node``, which has ``image_digest`` in its registry now. Pure."""
     labels = {"app.kubernetes.io/name": NAME, IMAGE_LABEL: label_value(str(request.image))}
     pod = _pod(request, node, form)
-    told = {IMAGE_LABEL: str(request.image), NODE_ANNOTATION: node}
+    told = {IMAGE_LABEL: str(request.image), NODE_ANNOTATION: node, DIGEST_ANNOTATION: image_digest}
     digest = hashlib.sha256(json.dumps(pod, sort_keys=True).encode()).hexdigest()
     return owned(
         {
@@ -120,7 +121,7 @@ def has_image_volumes(kube: Kube, request: PrepullRequest) -> bool:
 
 def ensure_jobs(kube: Kube, plan: PrepullPlan) -> tuple[str, ...]:
     """A Job for each node: a new one, or the one that another run made; gives the names of the new."""
-    return tuple(name for node in plan.nodes if (name := _ensure(kube, prepull_job(plan.request, node, plan.form))))
+    return tuple(name for node in plan.nodes if (name := _ensure(kube, prepull_job(plan.request, node, plan.form, plan.digest))))
 
 
 def _ensure(kube: Kube, wanted: Manifest) -> str | None:
@@ -142,14 +143,18 @@ def _ensure(kube: Kube, wanted: Manifest) -> str | None:
 
 
 def _is_stale(kube: Kube, live: Manifest, wanted: Manifest) -> bool:
-    """Whether the Job is over, or waits in vain in another shape (other pull secrets or tolerations). One whose pod runs will do."""
-    if finished(live):
+    metadata = live["metadata"]
+    return is_stale(live, wanted, _pods(kube, metadata["namespace"], metadata["labels"][IMAGE_LABEL]).get(metadata["name"], []))
+
+
+def is_stale(live: Manifest, wanted: Manifest, pods: Manifests) -> bool:
+    """Whether the Job does not do: it is over, it holds what the tag named before it was moved, or it waits in vain in another shape
+    (other pull secrets or tolerations). One whose pod runs will do in any. Pure.
+    """
+    there, asked = live["metadata"]["annotations"], wanted["metadata"]["annotations"]
+    if finished(live) or there.get(DIGEST_ANNOTATION) != asked[DIGEST_ANNOTATION]:
         return True
-    same = live["metadata"]["annotations"].get(SPEC_ANNOTATION) == wanted["metadata"]["annotations"][SPEC_ANNOTATION]
-    return not same and not any(
-        _is_running(pod)
-        for pod in _pods(kube, live["metadata"]["namespace"], live["metadata"]["labels"][IMAGE_LABEL]).get(live["metadata"]["name"], [])
-    )
+    return there.get(SPEC_ANNOTATION) != asked[SPEC_ANNOTATION] and not any(map(is_running, pods))
 
 
 def _prolong(kube: Kube, live: Manifest, wanted: Manifest) -> None:
@@ -177,10 +182,16 @@ def _pods(kube: Kube, namespace: str, label: str) -> dict[str, Manifests]:
     return found
 
 
-def _is_running(pod: Manifest) -> bool:
+def of_digest(pods: Manifests, plan: PrepullPlan) -> Manifests:
+    """The pods of the image as it is now: those of a Job that held another one under its tag go a moment after the Job. Pure."""
+    return [pod for pod in pods if (pod["metadata"].get("annotations") or {}).get(DIGEST_ANNOTATION) == plan.digest]
+
+
+def is_running(pod: Manifest) -> bool:
+    """Whether the container that holds the image runs; one that others put beside it (a mesh's sidecar) says nothing of the image. Pure."""
     statuses = (pod.get("status") or {}).get("containerStatuses") or []
     gone = pod["metadata"].get("deletionTimestamp")
-    return not gone and any("running" in (each.get("state") or {}) for each in statuses)
+    return not gone and any(each["name"] == _CONTAINER and "running" in (each.get("state") or {}) for each in statuses)
 
 
 # Following --------------------------------------------------------------------------------------------------------------
@@ -223,7 +234,7 @@ class _Follower:
         """Each node's state now."""
         request = self.plan.request
         pods = _pods(self.kube, request.namespace, label_value(str(request.image)))
-        return tuple(self._state(node, pods.get(request.job_name(node), [])) for node in self.plan.nodes)
+        return tuple(self._state(node, of_digest(pods.get(request.job_name(node), []), self.plan)) for node in self.plan.nodes)
 
     def settled(self, states: Sequence[NodeState]) -> bool:
         """Whether nothing more is to be waited for."""
@@ -237,7 +248,7 @@ class _Follower:
                 _delete(self.kube, live)
 
     def _state(self, node: str, pods: Manifests) -> NodeState:
-        if any(_is_running(pod) for pod in pods):
+        if any(is_running(pod) for pod in pods):
             self.since.pop(node, None)
             self.given_up.pop(node, None)
             return NodeState(node=node, there=True, told="there")

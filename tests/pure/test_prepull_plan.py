@@ -10,7 +10,7 @@ from modelyard.images.references import Reference
 from modelyard.plans.model_image import ImageFacts
 from modelyard.plans.nodes import NodeFacts, Taint
 from modelyard.plans.prepull import Form, PrepullFacts, PrepullRequest, plan_prepull
-from modelyard.serving.prepull import holds, prepull_job
+from modelyard.serving.prepull import holds, is_running, is_stale, of_digest, prepull_job
 
 DIGEST = f"sha256:{'a' * 64}"
 IMAGE = ImageFacts(digest=DIGEST, digests=(DIGEST,), platforms=(Platform(architecture="amd64"),), bytes=4096, lacks=())
@@ -104,3 +104,31 @@ def test_what_is_let_go(held: str, named: str, let_go: bool) -> None:  # noqa: F
     job = prepull_job(request(held), "a", Form.VOLUME)
     assert holds(job, Reference.parse(named)) is let_go
     assert holds({"metadata": job["spec"]["template"]["metadata"]}, Reference.parse(named)) is let_go
+
+
+def held_pod(job: dict[str, Any], *running: str, **metadata: Any) -> dict[str, Any]:
+    statuses = [{"name": name, "state": {"running" if name in running else "waiting": {}}} for name in ("hold", "istio-proxy")]
+    return {"metadata": {**job["spec"]["template"]["metadata"], **metadata}, "status": {"containerStatuses": statuses}}
+
+
+def test_a_job_that_holds_what_the_tag_named_before_is_stale() -> None:
+    other = f"sha256:{'b' * 64}"
+    now, before = (prepull_job(request(), "a", Form.VOLUME, digest) for digest in (DIGEST, other))
+    assert (now["metadata"]["name"], now["spec"]["template"]["spec"]) == (before["metadata"]["name"], before["spec"]["template"]["spec"])
+    assert is_stale(before, now, [held_pod(before, "hold")])
+    assert not is_stale(now, now, [])
+    plan = plan_prepull(request(), facts())
+    assert of_digest([held_pod(before, "hold"), held_pod(now)], plan) == [held_pod(now)]
+
+
+def test_a_job_of_another_shape_will_do_if_its_own_container_runs() -> None:
+    wanted, other = (prepull_job(request(pull_secrets=secrets), "a", Form.VOLUME, DIGEST) for secrets in (("pull",), ()))
+    assert not is_stale(other, wanted, [held_pod(other, "hold")])
+    assert is_stale(other, wanted, [held_pod(other, "istio-proxy")])
+
+
+def test_a_sidecar_that_runs_does_not_say_that_the_image_is_there() -> None:
+    job = prepull_job(request(), "a", Form.VOLUME)
+    assert is_running(held_pod(job, "hold"))
+    assert not is_running(held_pod(job, "istio-proxy"))
+    assert not is_running(held_pod(job, "hold", deletionTimestamp="x"))

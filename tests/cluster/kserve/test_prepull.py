@@ -71,6 +71,10 @@ def test_an_image_without_a_shell_is_on_the_node_held_once_and_let_go(pulling: P
     assert [each["metadata"]["uid"] for each in pulling.pods()] == [pod["metadata"]["uid"]]
     [job] = pulling.kube.list("Job", pulling.name)
     assert job["spec"]["activeDeadlineSeconds"] >= 2 * 86400
+    assert push_model(pulling.cluster, pulling.kube, f"models/{pulling.name}", based=False, files={"config.json": b"[]"}) == image
+    assert pulling.prepull(image).digest != report.digest, "the tag was moved, and the node pulls what it names now"
+    wait_until(lambda: len(pulling.pods()) == 1)
+    assert pulling.pods()[0]["metadata"]["uid"] != pod["metadata"]["uid"]
     pulling.kube.create(never_pulls(image, pulling.name))
     wait_pod(pulling.cluster, pulling.name, "serves")
     node = pulling.node
