@@ -49,6 +49,7 @@ def prepull_image(  # noqa: PLR0913, PLR0917 - these are the fields of the form
     nodes: Annotated[list[KubeName], Field(max_length=1000)] = [],  # noqa: B006
     tolerations: Annotated[list[dict[str, Any]], Field(max_length=50)] = [],  # noqa: B006
     pull_secrets: Annotated[list[KubeName], Field(max_length=20)] = [],  # noqa: B006
+    service_account: KubeName | None = None,
     keep: ShortText = "1d",
     patience: ShortText = "1h",
     holder: ImageText = HOLDER,
@@ -67,7 +68,8 @@ def prepull_image(  # noqa: PLR0913, PLR0917 - these are the fields of the form
         node_selector: Labels of the nodes; none: all nodes.
         nodes: Names of the nodes; none: all that have the labels.
         tolerations: Tolerations of the pods, as Kubernetes spells them; nodes with other taints are left out.
-        pull_secrets: Pull secrets beside those of the namespace's service account default.
+        pull_secrets: Pull secrets beside those of the service account.
+        service_account: Service account of the pods, whose pull secrets are used; empty: default.
         keep: How long the image is held, as 1d, beside the time that the pulls may take; then Kubernetes may remove it when the node's
             disk runs short.
         patience: How long the pulls may take, as 1h.
@@ -91,6 +93,7 @@ def prepull_image(  # noqa: PLR0913, PLR0917 - these are the fields of the form
         nodes=tuple(nodes),
         tolerations=tuple(tolerations),
         pull_secrets=tuple(pull_secrets),
+        service_account=service_account,
         holder=holder,
         keep_seconds=round((wait + parse_duration(keep)).total_seconds()),
     )

@@ -124,6 +124,7 @@ def serve_modelcar(  # noqa: PLR0913, PLR0917 - these are the fields of the form
             namespace=namespace,
             node_selector=node_selector,
             pull_secrets=pull_secrets,
+            service_account=service_account,
             patience=patience,
             holder=holder,
             registry=registry,

@@ -36,6 +36,7 @@ class PrepullRequest(Value):
     nodes: tuple[str, ...] = ()
     tolerations: tuple[dict[str, Any], ...] = ()
     pull_secrets: tuple[str, ...] = ()
+    service_account: str | None = None
     holder: str
     keep_seconds: int
 

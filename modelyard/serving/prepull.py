@@ -86,6 +86,7 @@ def _pod(request: PrepullRequest, node: str, form: Form) -> Manifest:
         **({"volumeMounts": [{"name": "image", "mountPath": "/image", "readOnly": True}]} if mounted else {}),
     }
     return {
+        **({"serviceAccountName": request.service_account} if request.service_account else {}),  # for its pull secrets
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
         "restartPolicy": "Never",

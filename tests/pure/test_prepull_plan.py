@@ -75,6 +75,12 @@ def test_what_holds_it(volumes: bool, form: Form, image: str) -> None:  # noqa: 
     assert [volume["image"]["reference"] for volume in pod["volumes"]] == (["registry.example/m:v1"] if volumes else [])
 
 
+def test_the_pull_secrets_of_a_service_account_are_used() -> None:
+    pods = [prepull_job(each, "a", Form.VOLUME)["spec"]["template"]["spec"] for each in (request(service_account="serving"), request())]
+    assert [pod.get("serviceAccountName") for pod in pods] == ["serving", None]
+    assert [pod["automountServiceAccountToken"] for pod in pods] == [False, False]
+
+
 def test_a_tag_is_asked_of_the_registry_and_a_digest_is_not() -> None:
     def policy(image: str) -> str:
         return str(prepull_job(request(image), "a", Form.VOLUME)["spec"]["template"]["spec"]["volumes"][0]["image"]["pullPolicy"])
@@ -107,7 +113,9 @@ def test_what_is_let_go(held: str, named: str, let_go: bool) -> None:  # noqa: F
 
 
 def held_pod(job: dict[str, Any], *running: str, **metadata: Any) -> dict[str, Any]:
-    statuses = [{"name": name, "state": {"running" if name in running else "waiting": {}}} for name in ("hold", "istio-proxy")]
+    statuses: list[dict[str, Any]] = [
+        {"name": name, "state": {"running" if name in running else "waiting": {}}} for name in ("hold", "istio-proxy")
+    ]
     return {"metadata": {**job["spec"]["template"]["metadata"], **metadata}, "status": {"containerStatuses": statuses}}
 
 

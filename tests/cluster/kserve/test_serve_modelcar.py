@@ -94,10 +94,13 @@ def test_an_image_without_a_shell_is_served_natively_and_refused_as_a_modelcar(s
     with pytest.raises(Refused, match="has no sh, ln, ls, sleep, which a modelcar runs"):
         serving.serve("bare", serving.bare)
     assert serving.kube.get("InferenceService", "bare", serving.name) is None
-    [pod] = serving.serve("bare", serving.bare, mode="native", prepull=True, holder="busybox:1.36").pods
+    serving.kube.create({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "serves", "namespace": serving.name}})
+    told: dict[str, Any] = {"mode": "native", "service_account": "serves", "prepull": True, "holder": "busybox:1.36"}
+    [pod] = serving.serve("bare", serving.bare, **told).pods
     assert (pod.files, pod.bytes) == (len(FILES), sum(map(len, FILES.values())))
     [held] = serving.kube.list("Pod", serving.name, label_selector="app.kubernetes.io/name=modelyard-prepull")
     assert held["spec"]["volumes"][0]["image"]["reference"] == serving.bare
+    assert held["spec"]["serviceAccountName"] == "serves"
 
 
 def test_what_keeps_a_service_from_ready_is_told(serving: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
