@@ -22,7 +22,7 @@ from modelyard.models import Value
 from modelyard.names import artifact_key
 from modelyard.plans.model_image import ImageFacts
 from modelyard.plans.serving import Mode, ServePlan, ServeRequest, describe_serving, plan_serving
-from modelyard.plans.serving_pods import Seen, ServingPod, differences, digest_note, pod_findings
+from modelyard.plans.serving_pods import Seen, ServingPod, differences, digest_findings, digest_note, pod_findings
 from modelyard.quantities import format_bytes, parse_duration
 from modelyard.serving.look import NoShell, look
 from modelyard.serving.service import apply_service, read_facts, wait_serving
@@ -94,7 +94,7 @@ def serve_modelcar(  # noqa: PLR0913, PLR0917 - these are the fields of the form
 
     Raises:
         Refused: the image is not signed by a trusted key, or the plan holds problems; all are listed, and nothing was changed.
-        ServingFailed: the service does not come up, or its pods do not have the image's files.
+        ServingFailed: the service does not come up, or its pods have another image, or not the image's files.
     """
     target = load_block(OciRegistry, registry)
     request = ServeRequest(
@@ -161,12 +161,14 @@ def verify(pod: Manifest, request: ServeRequest, image: ImageFacts, kube: Kube, 
     """Read back what KServe made of the pod, and see the files as it sees them.
 
     Raises:
-        ServingFailed: the pod is not as it should be, or the files are not the image's.
+        ServingFailed: the pod is not as it should be, or runs another image, or the files are not the image's.
     """
     name, node = pod["metadata"]["name"], pod["spec"]["nodeName"]
     if found := pod_findings(pod, request):
         raise ServingFailed(f"pod {name}: {'; '.join(found)}; look at KServe's configuration and version")
-    notes = [note for note in [digest_note(pod, image)] if note]
+    if found := digest_findings(pod, request, image):
+        raise ServingFailed(f"pod {name}: {'; '.join(found)}")
+    notes = [note for note in [digest_note(pod, request)] if note]
     seen = None
     if looking:
         try:

@@ -67,16 +67,30 @@ def _native_findings(pod: Pod, image: str) -> list[str]:
     return found
 
 
-def digest_note(pod: Pod, image: ImageFacts) -> str | None:
-    """What to know if the node runs another image under this reference than the registry holds now."""
-    statuses = (pod.get("status") or {}).get("containerStatuses") or []
-    ids = [each.get("imageID", "") for each in statuses if each["name"] == MODELCAR]
-    digest = ids[0].rpartition("@")[2] if ids and "@" in ids[0] else ""
-    if not digest or digest in image.digests:
+def digest_findings(pod: Pod, request: ServeRequest, image: ImageFacts) -> list[str]:
+    """What is wrong if the node serves, under a tag, another image than the registry holds now. By a digest it can serve no other."""
+    digest = _digest_run(pod)
+    if request.image.digest or not digest or digest in image.digests:
+        return []
+    node, step = pod["spec"].get("nodeName"), "serve it by digest, or under a new tag"
+    return [f"node {node} runs {digest}, the registry has {image.digest} now: the tag was moved after the node pulled it; {step}"]
+
+
+def digest_note(pod: Pod, request: ServeRequest) -> str | None:
+    """What to know where the pod does not tell which image it has, as none does of a mounted one."""
+    if request.image.digest or _digest_run(pod):
         return None
     return (
-        f"node {pod['spec'].get('nodeName')} runs {digest}, the registry has {image.digest} now: the tag was moved after the node pulled it"
+        f"which image node {pod['spec'].get('nodeName')} has under the tag cannot be seen: if the tag was moved, it may be"
+        " the one of before; serve it by digest to be sure"
     )
+
+
+def _digest_run(pod: Pod) -> str:
+    """The digest of the modelcar that runs; empty if the pod does not tell."""
+    statuses = (pod.get("status") or {}).get("containerStatuses") or []
+    ids = [each.get("imageID", "") for each in statuses if each["name"] == MODELCAR]
+    return ids[0].rpartition("@")[2] if ids and "@" in ids[0] else ""
 
 
 # A look at the mounts ---------------------------------------------------------------------------------------------------

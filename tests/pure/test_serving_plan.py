@@ -12,7 +12,7 @@ from modelyard.images.references import Reference
 from modelyard.plans.model_image import ImageFacts, ImageFile
 from modelyard.plans.nodes import NodeFacts
 from modelyard.plans.serving import Mode, PullSecret, ServeFacts, ServePlan, ServeRequest, plan_serving
-from modelyard.plans.serving_pods import differences, digest_note, listing, parse_look, pod_findings, serves
+from modelyard.plans.serving_pods import differences, digest_findings, digest_note, listing, parse_look, pod_findings, serves
 from modelyard.serving.diagnose import diagnose_crash, diagnose_service
 from modelyard.serving.look import twin_job
 
@@ -202,12 +202,23 @@ def test_what_is_read_back_from_a_pod(pod: dict[str, Any], mode: Mode, findings:
     assert not serves(pod, request("registry.example/m:v2", mode))
 
 
-def test_a_node_with_another_image_of_the_tag_is_told_of() -> None:
-    pod = modelcar_pod()
-    pod["status"] = {"containerStatuses": [{"name": "modelcar", "imageID": f"registry.example/m@sha256:{'b' * 64}"}]}
-    assert "the tag was moved" in (digest_note(pod, IMAGE) or "")
+def test_a_node_with_another_image_of_the_tag_is_a_failure() -> None:
+    pod, other = modelcar_pod(), f"sha256:{'b' * 64}"
+    pod["status"] = {"containerStatuses": [{"name": "modelcar", "imageID": f"registry.example/m@{other}"}]}
+    [found] = digest_findings(pod, request(), IMAGE)
+    assert f"runs {other}, the registry has {DIGEST} now: the tag was moved" in found
+    assert "serve it by digest, or under a new tag" in found
+    by_digest = request(f"registry.example/m:v1@{DIGEST}")
+    assert digest_findings(pod, by_digest, IMAGE) == [], "the same files, under another index that the node knows"
     pod["status"]["containerStatuses"][0]["imageID"] = f"registry.example/m@{DIGEST}"
-    assert digest_note(pod, IMAGE) is None
+    assert (digest_findings(pod, request(), IMAGE), digest_note(pod, request())) == ([], None)
+
+
+def test_that_it_cannot_be_seen_which_image_is_mounted_is_told_of() -> None:
+    wanted = request(mode=Mode.NATIVE)
+    assert digest_findings(native_pod(), wanted, IMAGE) == []
+    assert "serve it by digest to be sure" in (digest_note(native_pod(), wanted) or "")
+    assert digest_note(native_pod(), request(f"registry.example/m@{DIGEST}", Mode.NATIVE)) is None
 
 
 def test_a_twin_has_what_the_webhook_made_and_nothing_else_of_the_server() -> None:
