@@ -16,6 +16,7 @@ from flows.prepull import HOLDER, prepull_image
 from flows.retries import retried
 from flows.signing import demand_signature
 from modelyard.errors import ClusterUnavailable, LoaderInterrupted, ServingFailed
+from modelyard.kube.apply import Action
 from modelyard.kube.client import Kube
 from modelyard.kube.resources import Manifest
 from modelyard.models import Value
@@ -131,7 +132,7 @@ def serve_modelcar(  # noqa: PLR0913, PLR0917 - these are the fields of the form
             cluster=cluster,
         )
     action = apply_plan(plan, kube)
-    pods = wait_ready(request, wait, kube)
+    pods = wait_ready(request, wait, kube, changed=action != Action.UNCHANGED)
     seen = tuple(verify(pod, request, found, kube, looking=look_at_files) for pod in one_a_node(pods))
     return publish_report(report_of(plan, action, seen))
 
@@ -151,9 +152,9 @@ def apply_plan(plan: ServePlan, kube: Kube) -> str:
 
 
 @task(task_run_name="wait-{request.name}", **retried(ClusterUnavailable))
-def wait_ready(request: ServeRequest, wait: timedelta, kube: Kube) -> list[Manifest]:
-    """Wait until the pods of this image are Ready."""
-    return wait_serving(kube, request, wait.total_seconds(), get_run_logger().info)
+def wait_ready(request: ServeRequest, wait: timedelta, kube: Kube, *, changed: bool) -> list[Manifest]:
+    """Wait until the pods that serve as asked for are Ready."""
+    return wait_serving(kube, request, wait.total_seconds(), get_run_logger().info, changed=changed)
 
 
 @task(task_run_name="verify", **retried(ClusterUnavailable))

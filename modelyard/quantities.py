@@ -8,6 +8,10 @@ _BINARY = {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40, "Pi": 2**50, "Ei"
 _DECIMAL = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "P": 10**15, "E": 10**18}
 _SUFFIXES = _BINARY | _DECIMAL
 _QUANTITY = re.compile(r"(?P<number>\d+(?:\.\d*)?|\.\d+)(?P<suffix>[KMGTPE]i|[kMGTPE]?)", re.ASCII)
+_SMALL = {"n": Decimal("1e-9"), "u": Decimal("1e-6"), "m": Decimal("1e-3")}
+_AMOUNT = re.compile(
+    r"(?P<number>[+-]?(?:\d+(?:\.\d*)?|\.\d+))(?:(?P<exponent>[eE][+-]?\d{1,3})|(?P<suffix>[KMGTPE]i|[numkMGTPE]?))", re.ASCII
+)
 _STEP = 1024
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 _LONGEST = 1000 * 365 * _UNITS["d"]  # a timedelta holds more, but now minus it must still be a date
@@ -27,6 +31,21 @@ def parse_bytes(text: str) -> int:
         raise ValueError(f"{text!r} is not a size; write a number with Ki, Mi, Gi, Ti or k, M, G, T, for example 300Gi")
     exact = Decimal(match["number"]) * _SUFFIXES[match["suffix"]]
     return int(exact.to_integral_value(rounding="ROUND_CEILING"))
+
+
+def same_amount(one: str, other: str) -> bool:
+    """Whether two Kubernetes quantities say the same, as ``0.05`` and ``50m`` or ``1024Mi`` and ``1Gi``; what is none is only itself."""
+    amounts = _amount(one), _amount(other)
+    return one == other if None in amounts else amounts[0] == amounts[1]
+
+
+def _amount(text: str) -> Decimal | None:
+    """The whole grammar: https://kubernetes.io/docs/reference/kubernetes-api/common-definitions/quantity/"""
+    if not (match := _AMOUNT.fullmatch(text)):
+        return None
+    if match["exponent"]:
+        return Decimal(match["number"] + match["exponent"])
+    return Decimal(match["number"]) * (_SMALL | _SUFFIXES)[match["suffix"]]
 
 
 def parse_duration(text: str) -> timedelta:

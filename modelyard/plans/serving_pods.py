@@ -8,6 +8,7 @@ from typing import Any
 from modelyard.models import Value
 from modelyard.plans.model_image import ImageFacts, ImageFile
 from modelyard.plans.serving import Mode, ServeRequest
+from modelyard.quantities import same_amount
 
 MODEL_PATH = "/mnt/models"
 SERVER = "kserve-container"
@@ -27,11 +28,29 @@ class ServingPod(Value):
 
 
 def serves(pod: Pod, request: ServeRequest) -> bool:
-    """Whether the pod has the request's image, in its mode: the service's pods of before have another."""
+    """Whether the pod is one of the request: the service's pods of before have another image, or other nodes or resources."""
+    return _has_image(pod, request) and _is_placed(pod["spec"], request)
+
+
+def _has_image(pod: Pod, request: ServeRequest) -> bool:
     image = str(request.image)
     if request.mode is Mode.MODELCAR:
         return any(each["name"] == MODELCAR and each["image"] == image for each in pod["spec"]["containers"])
     return any((each.get("image") or {}).get("reference") == image for each in pod["spec"].get("volumes", []))
+
+
+def _is_placed(spec: Pod, request: ServeRequest) -> bool:
+    """Whether what was asked for is there; a runtime, or the namespace, may ask for more beside it."""
+    resources = _server(spec).get("resources") or {}
+    amounts = [(resources.get(kind) or {}).get(name) for kind in ("requests", "limits") for name in request.resources]
+    asked = [*request.resources.values()] * 2
+    return request.node_selector.items() <= (spec.get("nodeSelector") or {}).items() and all(
+        there is not None and same_amount(str(there), amount) for there, amount in zip(amounts, asked, strict=True)
+    )
+
+
+def _server(spec: Pod) -> Pod:
+    return next((each for each in spec["containers"] if each["name"] == SERVER), {})
 
 
 def pod_findings(pod: Pod, request: ServeRequest) -> list[str]:
@@ -60,8 +79,7 @@ def _native_findings(pod: Pod, image: str) -> list[str]:
         for name, volume in volumes.items()
         if volume.get("pullPolicy") != _POLICY
     ]
-    server: Pod = next((each for each in pod["spec"]["containers"] if each["name"] == SERVER), {})
-    mounts = [each for each in server.get("volumeMounts", ()) if each["name"] in volumes]
+    mounts = [each for each in _server(pod["spec"]).get("volumeMounts", ()) if each["name"] in volumes]
     if not any(each.get("subPath") == "models" and each["mountPath"] == MODEL_PATH for each in mounts):
         found.append(f"container {SERVER} does not mount the image's models directory at {MODEL_PATH}")
     return found

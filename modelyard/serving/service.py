@@ -104,8 +104,8 @@ def apply_service(kube: Kube, plan: ServePlan) -> Change:
     return apply(kube, plan.manifest)
 
 
-def wait_serving(kube: Kube, request: ServeRequest, timeout: float, on_note: OnNote) -> Manifests:
-    """The pods that serve this image, once the service is Ready and as many as asked for are.
+def wait_serving(kube: Kube, request: ServeRequest, timeout: float, on_note: OnNote, *, changed: bool) -> Manifests:
+    """The pods that serve as asked for, once the service is Ready and enough of them are; none but these, if it was ``changed``.
 
     Raises:
         ServingFailed: a reason that only a person can remove, for a minute; or the service was deleted.
@@ -120,19 +120,34 @@ def wait_serving(kube: Kube, request: ServeRequest, timeout: float, on_note: OnN
             pods = pods_of(kube, request)
             current = [pod for pod in pods if serves(pod, request)]
             ready = [pod for pod in current if is_ready(pod)]
-            if is_ready(service) and len(ready) >= request.replicas:
+            if is_ready(service) and is_served(pods, request, changed=changed):
                 return ready
-            told = f"{status_text(service)}; {len(ready)} of {request.replicas} pods ready"
+            told = f"{status_text(service)}; {len(ready)} of {max(request.replicas, len(current))} pods ready"
+            told += f", {len(pods) - len(current)} of before are there" if len(pods) > len(current) else ""
             follower.tell(_diagnose(kube, request, service, current), told)
         if time.monotonic() > deadline:
             raise TimedOut(f"waited {timeout:.0f} s for {_KIND}/{request.namespace}/{request.name}: {follower.last}")
         time.sleep(_PAUSE)
 
 
+def is_served(pods: Manifests, request: ServeRequest, *, changed: bool) -> bool:
+    """Whether enough of the predictor's pods serve as asked for. Pure.
+
+    After a change there must be no others: the service says Ready of the pods of before, too, until KServe has taken it up.
+    """
+    ready = [pod for pod in pods if serves(pod, request) and is_ready(pod)]
+    return len(ready) >= request.replicas and (not changed or len(ready) == len(pods))
+
+
 def pods_of(kube: Kube, request: ServeRequest) -> Manifests:
-    """The predictor's pods that are not going."""
+    """The predictor's pods that live and are not going."""
     selector = f"serving.kserve.io/inferenceservice={request.name},component=predictor"
-    return [pod for pod in kube.list("Pod", request.namespace, label_selector=selector) if not pod["metadata"].get("deletionTimestamp")]
+    return [pod for pod in kube.list("Pod", request.namespace, label_selector=selector) if lives(pod)]
+
+
+def lives(pod: Manifest) -> bool:
+    """Whether the pod is not going, and did not end: one that was evicted is only remembered. Pure."""
+    return not pod["metadata"].get("deletionTimestamp") and (pod.get("status") or {}).get("phase") not in {"Succeeded", "Failed"}
 
 
 def _diagnose(kube: Kube, request: ServeRequest, service: Manifest, pods: Iterable[Manifest]) -> Diagnosis | None:

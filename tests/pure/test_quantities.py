@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import pytest
 
-from modelyard.quantities import format_bytes, format_duration, parse_bytes, parse_duration
+from modelyard.quantities import format_bytes, format_duration, parse_bytes, parse_duration, same_amount
 
 
 @pytest.mark.parametrize(
@@ -106,3 +106,22 @@ def test_format_bytes(count: float, expected: str) -> None:
 )
 def test_format_duration(seconds: float, expected: str) -> None:
     assert format_duration(seconds) == expected
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("0.05", "50m", True),
+        ("1024Mi", "1Gi", True),
+        ("2", "2000m", True),
+        ("1e3", "1k", True),
+        ("1E", "1000P", True),
+        ("1E3", "1k", True),
+        ("1G", "1Gi", False),
+        ("50m", "51m", False),
+        pytest.param("all", "all", True, id="no amount, and the same"),
+        pytest.param("all", "1", False, id="no amount"),
+    ],
+)
+def test_amounts_that_say_the_same(one: str, other: str, same: bool) -> None:  # noqa: FBT001
+    assert same_amount(one, other) is same

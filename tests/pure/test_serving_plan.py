@@ -15,6 +15,7 @@ from modelyard.plans.serving import Mode, PullSecret, ServeFacts, ServePlan, Ser
 from modelyard.plans.serving_pods import differences, digest_findings, digest_note, listing, parse_look, pod_findings, serves
 from modelyard.serving.diagnose import diagnose_crash, diagnose_service
 from modelyard.serving.look import twin_job
+from modelyard.serving.service import is_served, lives
 
 DIGEST = f"sha256:{'a' * 64}"
 FILES = (ImageFile(path="config.json", size=2), ImageFile(path="sub/model.safetensors", size=7))
@@ -200,6 +201,41 @@ def test_what_is_read_back_from_a_pod(pod: dict[str, Any], mode: Mode, findings:
     assert serves(pod, request(mode=mode))
     assert pod_findings(pod, request(mode=mode)) == findings
     assert not serves(pod, request("registry.example/m:v2", mode))
+
+
+def predictor(amount: str = "1", node_selector: dict[str, str] | None = None, *, ready: bool = True) -> dict[str, Any]:
+    pod = modelcar_pod(nodeSelector={"of": "the runtime", **(node_selector or {})})
+    pod["spec"]["containers"][0]["resources"] = {kind: {"cpu": amount, "memory": "1Gi"} for kind in ("requests", "limits")}
+    return {**pod, "status": {"conditions": [{"type": "Ready", "status": str(ready)}]}}
+
+
+POOL = {"pool": "gpu"}
+ASKED = request(resources={"cpu": "0.5", "memory": "1024Mi"}, node_selector=POOL)
+CURRENT = predictor(amount="500m", node_selector=POOL)
+
+
+@pytest.mark.parametrize(
+    ("pods", "changed", "served"),
+    [
+        pytest.param([CURRENT], True, True, id="as asked for, in other words"),
+        pytest.param([CURRENT, CURRENT], True, True, id="more"),
+        pytest.param([predictor(node_selector=POOL)], True, False, id="the resources of before"),
+        pytest.param([predictor(amount="500m")], True, False, id="the nodes of before"),
+        pytest.param([predictor(amount="500m")], False, False, id="the nodes of before, after a run that was killed"),
+        pytest.param([CURRENT, predictor()], True, False, id="one of before is there yet"),
+        pytest.param([CURRENT, predictor("500m", POOL, ready=False)], True, False, id="one is not Ready"),
+        pytest.param([CURRENT, predictor("500m", POOL, ready=False)], False, True, id="one more is coming, and nothing was changed"),
+        pytest.param([], True, False, id="none"),
+    ],
+)
+def test_served_is_by_pods_as_asked_for(pods: list[dict[str, Any]], changed: bool, served: bool) -> None:  # noqa: FBT001
+    assert is_served(pods, ASKED, changed=changed) is served
+
+
+@pytest.mark.parametrize(("phase", "alive"), [("Running", True), ("Failed", False)])
+def test_a_pod_that_was_evicted_is_not_waited_for(phase: str, alive: bool) -> None:  # noqa: FBT001
+    assert lives({"metadata": {}, "status": {"phase": phase}}) is alive
+    assert not lives({"metadata": {"deletionTimestamp": "x"}, "status": {"phase": phase}})
 
 
 def test_a_node_with_another_image_of_the_tag_is_a_failure() -> None:
