@@ -27,8 +27,12 @@ _KEPT_SECONDS = 60
 _PAUSE = 1.0
 _GONE_TRIES = 120
 #: A modelcar links its files a moment after it starts. Every file is opened: that is what permissions decide.
+#: A server's image may have a shell and nothing else: 127 is what a missing program ends with, before anything is said of the files.
 _SCRIPT = """
 set -e
+for program in find head stat sort wc sha256sum cut sleep; do
+  command -v "$program" >/dev/null 2>&1 || { echo "the image has no $program" >/dev/termination-log; exit 127; }
+done
 i=0
 until cd "$1" 2>/dev/null; do i=$((i+1)); [ "$i" -lt 120 ] || { echo "$1 is not there" >/dev/termination-log; exit 3; }; sleep 1; done
 find . -type f -exec head -c 1 {} + >/dev/null 2>/tmp/unread || { head -c 2000 /tmp/unread >/dev/termination-log; exit 4; }
@@ -41,7 +45,7 @@ _COPIED = ("shareProcessNamespace", "securityContext", "serviceAccountName", "im
 
 
 class NoShell(ServingFailed):
-    """The image has no shell to look with."""
+    """The image has no shell to look with, or not the programs."""
 
 
 def twin_job(pod: Manifest, service: str, image: str | None = None) -> Manifest:

@@ -1,7 +1,10 @@
 """Serving a modelcar: what is refused, with its reason, what is only noted, and what is read back from pods."""
 
 import hashlib
+import shutil
+import subprocess
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -267,6 +270,30 @@ def test_a_twin_has_what_the_webhook_made_and_nothing_else_of_the_server() -> No
     assert [each["name"] for each in spec["volumes"]] == ["kserve-provision-location", "look"]
     assert [each["mountPath"] for each in looker["volumeMounts"]] == ["/mnt", "/tmp"]  # noqa: S108
     assert [each["name"] for each in car["volumeMounts"]] == ["kserve-provision-location"]
+
+
+PROGRAMS = ("find", "head", "stat", "sort", "wc", "sha256sum", "cut", "sleep")
+
+
+@pytest.mark.parametrize(("lacking", "code"), [(None, 0), *((name, 127) for name in PROGRAMS)])
+def test_a_look_without_its_programs_says_nothing_of_the_files(tmp_path: Path, lacking: str | None, code: int) -> None:
+    """The very script that a pod runs, with only what the image has on its path."""
+    model, programs, told = tmp_path / "model", tmp_path / "bin", tmp_path / "told"
+    for directory in (model, programs):
+        directory.mkdir()
+    (model / "config.json").write_bytes(b"{}")
+    for name in PROGRAMS:
+        if name != lacking:
+            (programs / name).symlink_to(shutil.which(name) or name)
+    look = twin_job(modelcar_pod(), "llama")["spec"]["template"]["spec"]["containers"][0]
+    script = look["command"][2].replace("/tmp/", f"{tmp_path}/").replace("/dev/termination-log", str(told))  # noqa: S108
+    command = [shutil.which("sh") or "sh", "-c", script, "look", str(model)]
+    done = subprocess.run(command, env={"PATH": str(programs)}, check=False, capture_output=True)
+    assert done.returncode == code, done.stderr
+    if lacking:
+        assert told.read_text() == f"the image has no {lacking}\n"
+    else:
+        assert differences((ImageFile(path="config.json", size=2),), parse_look(told.read_text())) == []
 
 
 def message(files: tuple[ImageFile, ...], kept: int | None = None) -> str:
