@@ -12,6 +12,7 @@ from modelyard.errors import ClusterRefused, ClusterUnavailable, ServingFailed
 from modelyard.kube.client import Kube
 from modelyard.kube.resources import Manifest
 from modelyard.plans.kserve_config import CPU, DEFAULTS, MEMORY, UID, oci_mode
+from modelyard.quantities import same_amount
 
 _IMAGE = "modelyard.invalid/probe:v1"  # a name that no registry has: the pod is never made
 _URI_ANNOTATION = "internal.serving.kserve.io/storage-initializer-sourceuri"
@@ -77,11 +78,16 @@ def judge_admission(pod: Manifest, section: Mapping[str, Any]) -> Admission:
     limits = modelcar["resources"]["limits"]
     user = (modelcar.get("securityContext") or {}).get("runAsUser")
     seen = {UID: user, CPU: limits["cpu"], MEMORY: limits["memory"]}
-    differing = [f"{key} {value!r}" for key, value in seen.items() if value != _expected(section, key)]
+    differing = [f"{key} {value!r}" for key, value in seen.items() if not _is_same(value, _expected(section, key))]
     shares = pod["spec"].get("shareProcessNamespace") is True
     if differing or not shares:
         return Admission(works=False, told=", ".join([*differing, *([] if shares else ["shareProcessNamespace is not set"])]))
     return Admission(works=True, told=f"pods get a modelcar with {limits['cpu']} CPU, {limits['memory']}, uid {user}")
+
+
+def _is_same(there: Any, expected: Any) -> bool:  # noqa: ANN401 - JSON values
+    """Amounts come back in the API's own spelling: 0.05 as 50m."""
+    return there == expected or (isinstance(there, str) and isinstance(expected, str) and same_amount(there, expected))
 
 
 def _expected(section: Mapping[str, Any], key: str) -> Any:  # noqa: ANN401 - a JSON value

@@ -148,6 +148,13 @@ def admitted(**container: Any) -> dict[str, Any]:
     [
         pytest.param({"enableModelcar": True}, admitted(), True, id="with KServe's defaults"),
         pytest.param({"enableModelcar": True, "uidModelcar": 5}, admitted(securityContext={"runAsUser": 5}), True, id="with the uid"),
+        pytest.param(
+            {"enableModelcar": True, "cpuModelcar": "0.05", "memoryModelcar": "1024Mi"},
+            admitted(resources={"limits": {"cpu": "50m", "memory": "1Gi"}}),
+            True,
+            id="the same amounts in other words",
+        ),
+        pytest.param({"enableModelcar": True, "cpuModelcar": "0.05"}, admitted(), False, id="with another amount"),
         pytest.param({"enableModelcar": True, "uidModelcar": 5}, admitted(), False, id="the old controller still answers"),
         pytest.param({}, admitted(), False, id="undone, and the old controller still answers"),
         pytest.param({}, {"spec": {"containers": []}}, True, id="undone"),
