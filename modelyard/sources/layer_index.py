@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from modelyard.errors import ContentMismatch, Problem, Refused
 from modelyard.images.build import ModelLayer
 from modelyard.images.descriptors import Descriptor
-from modelyard.images.entries import entry_problem, model_path
+from modelyard.images.entries import Links, entry_problem, global_problem, model_path
 from modelyard.images.tar import BLOCK, layer_size, segments
 from modelyard.models import SourceFile
 from modelyard.oci.downloads import Download, whole_blob
@@ -17,6 +17,9 @@ from modelyard.plans.paths import MAX_PROBLEMS, shown
 from modelyard.sources.layer_stream import BadArchive, Forward, Gunzip, Mark
 
 _NEXT_STEP = "build the image anew: files below models/, in layers of tar or tar+gzip"
+#: Files, links and problems of an image are kept until it is read. A model has thousands of files, a base's system tens of thousands of
+#: links; a small layer that unpacks to millions of entries is an attack on the memory: this many take some 50 MB.
+MOST_ENTRIES = 100_000
 _PLAIN, _GZIP = (".tar", "tar"), ("gzip",)
 
 
@@ -52,11 +55,11 @@ def told_index(layer: ModelLayer, descriptor: Descriptor) -> Indexed:
     return [(segment.file, Place(descriptor, segment.body)) for segment in segments(files)]
 
 
-def read_index(repository: Repository, layer: Descriptor, *, whole: bool) -> Indexed:
-    """The files of any layer, by reading its archive; each is pinned to the layer's digest.
+def read_index(repository: Repository, layer: Descriptor, links: Links, *, whole: bool) -> tuple[Indexed, Links]:
+    """The files of any layer, by reading its archive; each is pinned to the layer's digest. And the image's links so far.
 
     ``whole``: read all of it, compare it with its digest, and tell the SHA-256 of each file. Else the files' own bytes are passed
-    over where the archive is not compressed.
+    over where the archive is not compressed. ``links``: those of the layers below, which are left as they are.
 
     Raises:
         Refused: it is no archive that is understood, or holds what a model may not hold: all of it, by name.
@@ -71,16 +74,17 @@ def read_index(repository: Repository, layer: Descriptor, *, whole: bool) -> Ind
     inflater = Gunzip() if gzip else None
     jump = None if whole or gzip else lambda position: Download(repository, layer, position, layer.size).chunks()
     stream = Forward(inflater.through(blob) if inflater else blob, jump)
+    walk = _Walk(stream, layer, links.copy(), hash_files=whole)
     try:
-        found = _walk(stream, layer, hash_files=whole)
+        walk.run()
     except (BadArchive, tarfile.TarError) as error:
-        if whole and hasher.hexdigest() != layer.digest.removeprefix("sha256:") and _ended(blob):
+        if whole and _ended(blob) and f"sha256:{hasher.hexdigest()}" != layer.digest:
             raise _mismatch(repository, layer) from error  # broken on its way, perhaps
         raise Refused([Problem(f"layer {layer.digest}", str(error), _NEXT_STEP)]) from error
     if (whole or gzip) and f"sha256:{hasher.hexdigest()}" != layer.digest:
         raise _mismatch(repository, layer)
     marks = tuple(inflater.marks) if inflater else None
-    return [(file, Place(layer, offset, marks)) for file, offset in found]
+    return [(file, Place(layer, offset, marks)) for file, offset in walk.found], walk.links
 
 
 def _mismatch(repository: Repository, layer: Descriptor) -> ContentMismatch:
@@ -100,28 +104,41 @@ def _hashed(chunks: Iterator[bytes], update: Callable[[bytes], None]) -> Iterato
         yield chunk
 
 
-def _walk(stream: Forward, layer: Descriptor, *, hash_files: bool) -> list[tuple[SourceFile, int]]:
-    found: list[tuple[SourceFile, int]] = []
-    problems: list[Problem] = []
-    archive = tarfile.TarFile(fileobj=stream, mode="r", encoding="utf-8", errors="surrogateescape")  # type: ignore[arg-type]
-    entry = archive.firstmember  # type: ignore[attr-defined]
-    archive.firstmember = None  # type: ignore[attr-defined]
-    while entry is not None:
-        if what := entry_problem(entry):
-            problems.append(Problem(f"layer {layer.digest}: {shown(entry.name)}", what, _NEXT_STEP))
+class _Walk:
+    """One layer's entries, from the first to the last."""
+
+    def __init__(self, stream: Forward, layer: Descriptor, links: Links, *, hash_files: bool) -> None:
+        self._stream, self._layer, self._hash_files = stream, layer, hash_files
+        self.links, self.found, self._problems = links, list[tuple[SourceFile, int]](), list[Problem]()
+
+    def run(self) -> None:
+        """Read the archive to its end."""
+        archive = tarfile.TarFile(fileobj=self._stream, mode="r", encoding="utf-8", errors="surrogateescape")  # type: ignore[arg-type]
+        entry = archive.firstmember  # type: ignore[attr-defined]
+        archive.firstmember = None  # type: ignore[attr-defined]
+        while entry is not None:
+            if what := global_problem(archive.pax_headers):
+                raise BadArchive(what)
+            self._add(entry)
+            archive.members.clear()  # type: ignore[attr-defined]  # tarfile would keep all of them
+            entry = archive.next()
+        _require_end(self._stream)
+        if self._problems:
+            raise Refused(_first(self._problems, self._layer))
+
+    def _add(self, entry: tarfile.TarInfo) -> None:
+        if what := entry_problem(entry) or self.links.problem(entry):
+            self._problems.append(Problem(f"layer {self._layer.digest}: {shown(entry.name)}", what, _NEXT_STEP))
         elif (path := model_path(entry)) is not None:
-            found.append((_file(path, entry, stream, layer, hash_files=hash_files), entry.offset_data))
-        archive.members.clear()  # type: ignore[attr-defined]  # tarfile would keep all of them
-        entry = archive.next()
-    _require_end(stream)
-    if problems:
-        more = (
-            [Problem(f"layer {layer.digest}", f"{len(problems) - MAX_PROBLEMS} more entries", _NEXT_STEP)]
-            if problems[MAX_PROBLEMS:]
-            else []
-        )
-        raise Refused([*problems[:MAX_PROBLEMS], *more])
-    return found
+            self.found.append((_file(path, entry, self._stream, self._layer, hash_files=self._hash_files), entry.offset_data))
+        if len(self.found) + len(self._problems) + len(self.links) > MOST_ENTRIES:
+            raise BadArchive(f"holds more than {MOST_ENTRIES} files and links, which no model needs")
+
+
+def _first(problems: list[Problem], layer: Descriptor) -> list[Problem]:
+    left = len(problems) - MAX_PROBLEMS
+    more = [Problem(f"layer {layer.digest}", f"{left} more entries", _NEXT_STEP)] if left > 0 else []
+    return [*problems[:MAX_PROBLEMS], *more]
 
 
 def _file(path: str, entry: tarfile.TarInfo, stream: Forward, layer: Descriptor, *, hash_files: bool) -> SourceFile:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from modelyard.errors import ModelyardError, Problem, Refused, RegistryMissing, SourceChanged, SourceUnavailable
 from modelyard.images.build import CONTENT, read_layers
 from modelyard.images.descriptors import Descriptor, Document, Platform
+from modelyard.images.entries import Links
 from modelyard.images.references import Reference
 from modelyard.models import Checksum, FileRecord, OciLocation, SourceFile, content_digest
 from modelyard.oci.access import Keychain
@@ -19,7 +20,7 @@ from modelyard.oci.http import Patience
 from modelyard.oci.registry import Repository
 from modelyard.quantities import format_bytes
 from modelyard.sources.base import Done, Sink
-from modelyard.sources.layer_index import Indexed, Place, read_index, told_index
+from modelyard.sources.layer_index import MOST_ENTRIES, Indexed, Place, read_index, told_index
 from modelyard.sources.layer_stream import Forward, Gunzip
 
 #: Which of an index's images is taken where it lists it: the model's files are the same in all of them.
@@ -139,13 +140,20 @@ class OciSource:
         layers = manifest.descriptors("layers")
         first = next((number for number, layer in enumerate(layers) if layer.digest in ours), 0)
         found: Indexed = []
+        links = Links()
         for layer in layers[first:]:
-            found += told_index(ours[layer.digest], layer) if layer.digest in ours else self._read_layer(layer)
+            if layer.digest in ours:
+                found += told_index(ours[layer.digest], layer)
+                continue
+            read, links = self._read_layer(layer, links)
+            found += read
+            if len(found) > MOST_ENTRIES:
+                raise Refused([Problem(self.location.uri, f"holds more than {MOST_ENTRIES} files", "split the model into images")])
         return found
 
-    def _read_layer(self, layer: Descriptor) -> Indexed:
+    def _read_layer(self, layer: Descriptor, links: Links) -> tuple[Indexed, Links]:
         self._note(f"{self.location.uri}: layer {layer.digest} ({format_bytes(layer.size)}) is not one of ours: it is read to be listed")
-        return self._repository.patience.through(lambda: read_index(self._repository, layer, whole=self._whole))
+        return self._repository.patience.through(lambda: read_index(self._repository, layer, links, whole=self._whole))
 
 
 def _twice(found: Indexed) -> list[Problem]:

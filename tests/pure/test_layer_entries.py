@@ -10,7 +10,7 @@ import pytest
 
 from flows.modelcar_sites import claim_location
 from modelyard.errors import Refused
-from modelyard.images.entries import entry_problem, model_path
+from modelyard.images.entries import Links, entry_problem, global_problem, model_path
 from modelyard.models import ClaimLocation, ModelRef
 from modelyard.sources.layer_stream import BadArchive, Forward, Gunzip
 
@@ -28,6 +28,7 @@ def entry(name: str, kind: bytes = tarfile.REGTYPE) -> tarfile.TarInfo:
     [
         ("models/a/b.txt", tarfile.REGTYPE, "a/b.txt"),
         ("./models/a", tarfile.REGTYPE, "a"),
+        ("././/./models/a", tarfile.REGTYPE, "a"),
         ("models/a", tarfile.AREGTYPE, "a"),
         ("models", tarfile.DIRTYPE, None),
         ("models/a", tarfile.DIRTYPE, None),
@@ -44,9 +45,49 @@ def test_entries_that_may_be(name: str, kind: bytes, path: str | None) -> None:
     assert model_path(entry(name, kind)) == path
 
 
-@pytest.mark.parametrize("name", ["..", "../models/x", "models/..", "/models", "models/a/.wh.b", ".wh..wh..opq", "models/.wh.x/y"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "..",
+        "../models/x",
+        "models/..",
+        "/models",
+        "models/a/.wh.b",
+        ".wh..wh..opq",
+        "models/.wh.x/y",
+        "./././models/.wh.a",
+        ".//.wh.models",
+    ],
+)
 def test_entries_that_must_not_be(name: str) -> None:
     assert entry_problem(entry(name))
+
+
+LINK, DIRECTORY = tarfile.SYMTYPE, tarfile.DIRTYPE
+
+
+@pytest.mark.parametrize("entries", [[("././models/l", LINK)], [("./././models", LINK)], [("bin/" + "a/" * 3000, tarfile.REGTYPE)]])
+def test_names_that_begin_here_twice_and_longer_ones_than_any(entries: list[tuple[str, bytes]]) -> None:
+    assert [entry_problem(entry(*each)) for each in entries] != [None]
+
+
+def test_names_below_a_link_that_was_seen() -> None:
+    links = Links()
+    seen = [links.problem(entry(name, kind)) for name, kind in (("x", LINK), ("opt/y", LINK), ("xx/a", b"0"), ("opt/z", b"0"), ("x", b"0"))]
+    assert seen == [None] * 5
+    for name in ("x/weights.bin", "./x//weights.bin", "/x/a/b", "opt/y/a"):
+        assert links.problem(entry(name)) == "lies below a symbolic link, which leads elsewhere"
+    above = links.copy()
+    assert not above.problem(entry("x", DIRECTORY))
+    assert not above.problem(entry("x/a")), "a directory took the link's place"
+    assert (len(above), len(links)) == (1, 2)
+    assert links.problem(entry("x/a"))
+
+
+@pytest.mark.parametrize("told", [{"path": "models/x"}, {"size": "9"}, {"linkpath": "a", "comment": "c"}, {"GNU.sparse.name": "models/x"}])
+def test_global_headers_that_change_entries(told: dict[str, str]) -> None:
+    assert "has a header for all entries" in str(global_problem(told))
+    assert global_problem({"comment": "a commit", "mtime": "1"}) is None
 
 
 def chunks(content: bytes, size: int = 70_001) -> list[bytes]:

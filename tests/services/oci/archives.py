@@ -15,10 +15,10 @@ TAR = "application/vnd.oci.image.layer.v1.tar"
 GZIP = f"{TAR}+gzip"
 
 
-def archive(*entries: tuple[tarfile.TarInfo, bytes], end: bytes = b"") -> bytes:
-    """A tar of these entries, and ``end`` behind it."""
+def archive(*entries: tuple[tarfile.TarInfo, bytes], end: bytes = b"", for_all: Mapping[str, str] | None = None) -> bytes:
+    """A tar of these entries, with a global header, and ``end`` behind it."""
     buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as packed:
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT, pax_headers=for_all or {}) as packed:
         for entry, content in entries:
             packed.addfile(entry, io.BytesIO(content))
     return buffer.getvalue() + end

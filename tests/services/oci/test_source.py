@@ -153,6 +153,7 @@ def test_a_plan_passes_over_the_bodies_of_plain_layers(registry_3: Registry) -> 
     assert len(ranged) == 3
 
 
+LINKED = file("l", kind=tarfile.SYMTYPE, target="models")
 HOSTILE = {
     "upwards": (file("models/../etc/passwd", b"x"), "leads upwards"),
     "upwards elsewhere": (file("opt/../../x", b"x"), "leads upwards"),
@@ -167,6 +168,8 @@ HOSTILE = {
     "pipe": (file("models/p", kind=tarfile.FIFOTYPE), "is a pipe"),
     "device": (file("models/d", kind=tarfile.CHRTYPE), "is a device"),
     "file for directory": (file("models", b"x"), "is a file, not a directory"),
+    "link, with dots": (file("././models/l", kind=tarfile.SYMTYPE, target="/etc/passwd"), "is a symbolic link"),
+    "below a link": (file("l/x", b"x"), "lies below a symbolic link"),
     "empty name": (file("models//x", b"x"), "is absolute"),
     "dot": (file("models/./x", b"x"), "holds '.'"),
     "own directory": (file("models/.modelyard/x", b"x"), "own directory"),
@@ -174,11 +177,13 @@ HOSTILE = {
 }
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=() if name in {"upwards", "link", "twice"} else faults) for name in HOSTILE])
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in {"upwards", "link", "twice", "below a link"} else faults) for name in HOSTILE]
+)
 def test_entries_that_are_refused(name: str, registry_3: Registry) -> None:
     entry, said = HOSTILE[name]
     repository = new_repository()
-    push_image(registry_3.url, repository, "v1", [archive(file("models/a", b"x")), archive(entry)])
+    push_image(registry_3.url, repository, "v1", [archive(file("models/a", b"x"), LINKED), archive(entry)])
     with pytest.raises(Refused, match=said) as refused:
         list(source_of(location(registry_3, repository)).list())
     shown = repr(entry[0].name)[1:-1]
@@ -188,13 +193,17 @@ def test_entries_that_are_refused(name: str, registry_3: Registry) -> None:
 BROKEN = {
     "no tar": os.urandom(5000),
     "no end": model_layer({"a": b"x" * 600})[:1600],
-    "a header that is none": archive(file("models/a", b"x" * 512))[:1024] + b"?" * 512 + bytes(1024),
+    "a header that is none": archive(file("models/a", b"x" * 512))[:1024] + b"?" * 512 + os.urandom(5 * MIB),
+    "a header for all entries": archive(file("bin/x", b"x"), for_all={"path": "bin/x"}),
+    "too many entries": archive(*(file(f"l{number}", kind=tarfile.SYMTYPE, target="x") for number in range(100_001))),
     "more behind its end": archive(file("models/a", b"x"), end=archive(file("models/b", b"y"))),
 }
 
 
 @pytest.mark.parametrize("media_type", [TAR, GZIP])
-@pytest.mark.parametrize("name", [pytest.param(name, marks=() if name == "more behind its end" else faults) for name in BROKEN])
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in {"a header that is none", "more behind its end"} else faults) for name in BROKEN]
+)
 def test_archives_that_are_none(name: str, media_type: str, registry_3: Registry, loader: Loader) -> None:
     """What other readers see differently, or cannot read, is not loaded, whether its digest is right or not."""
     repository = new_repository()
