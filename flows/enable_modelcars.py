@@ -69,7 +69,7 @@ def enable_modelcars(  # noqa: PLR0913, PLR0917 - these are the fields of the fo
         memory: Memory of a modelcar's container (memoryModelcar), as 15Mi. Empty: leave it as it is.
         namespace: Namespace of KServe's controller; empty: where its pods are found.
         probe_namespace: Namespace in which a pod's admission is tried, as a dry run; it should be one where models are served. Where the
-            account may not create pods this is left out, and said.
+            account may not create pods (deployments/kubernetes/enable-modelcars/probe) this is left out, and said.
         cluster: Name of the Modelyard Cluster block.
         undo: Put back what was there before the first change instead.
         dry_run: Only publish the plan with the difference; change nothing.

@@ -17,6 +17,7 @@ from modelyard.quantities import same_amount
 _IMAGE = "modelyard.invalid/probe:v1"  # a name that no registry has: the pod is never made
 _URI_ANNOTATION = "internal.serving.kserve.io/storage-initializer-sourceuri"
 _SERVICE_LABEL = "serving.kserve.io/inferenceservice"
+_WEBHOOK = "kserve-webhook-server"  # in the names of all of KServe's webhooks: inferenceservice.kserve-webhook-server.pod-mutator
 _PAUSE = 1.0
 
 
@@ -56,7 +57,10 @@ def wait_admission(kube: Kube, namespace: str, section: Mapping[str, Any], timeo
         except ClusterUnavailable as error:  # so the API server tells of a webhook that does not answer
             told = str(error)
         except ClusterRefused as error:
-            return Admission(None, f"an admission could not be tried in namespace {namespace}: {error}")
+            found = judge_refusal(str(error), namespace)
+            if found.works is None:
+                return found
+            told = found.told
         else:
             if found.works:
                 return found
@@ -66,6 +70,13 @@ def wait_admission(kube: Kube, namespace: str, section: Mapping[str, Any], timeo
                 f"KServe's webhook does not do in namespace {namespace} what its settings say: {told}; look at the controller's log"
             )
         time.sleep(_PAUSE)
+
+
+def judge_refusal(told: str, namespace: str) -> Admission:
+    """What it means that the pod was refused: by KServe's own webhook, that it does not work; by anything else, nothing. Pure."""
+    if _WEBHOOK in told:
+        return Admission(works=False, told=f"it refuses a pod: {told}")
+    return Admission(None, f"an admission could not be tried in namespace {namespace}: {told}")
 
 
 def judge_admission(pod: Manifest, section: Mapping[str, Any]) -> Admission:

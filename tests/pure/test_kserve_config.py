@@ -19,7 +19,7 @@ from modelyard.plans.kserve_config import (
     plan_undo,
     settings_problems,
 )
-from modelyard.serving.admission import judge_admission
+from modelyard.serving.admission import judge_admission, judge_refusal
 from modelyard.serving.controller import is_restarted, to_restart
 
 #: As shipped, with a key that no release knows.
@@ -162,6 +162,18 @@ def admitted(**container: Any) -> dict[str, Any]:
 )
 def test_whether_the_webhook_does_as_the_settings_say(section: dict[str, Any], pod: dict[str, Any], works: bool) -> None:  # noqa: FBT001
     assert judge_admission(pod, section).works is works
+
+
+@pytest.mark.parametrize(
+    ("told", "works"),
+    [
+        pytest.param('admission webhook "inferenceservice.kserve-webhook-server.pod-mutator" denied the request: no', False, id="KServe"),
+        pytest.param('admission webhook "policies.example.org" denied the request: no such registry', None, id="another's webhook"),
+        pytest.param('pods is forbidden: User "x" cannot create resource "pods"', None, id="no right"),
+    ],
+)
+def test_whose_refusal_is_a_failure(told: str, works: bool | None) -> None:  # noqa: FBT001
+    assert judge_refusal(told, "team").works is works
 
 
 # The controller's restart -----------------------------------------------------------------------------------------------

@@ -103,6 +103,12 @@ def _named(root: Path) -> list[str]:
     return found
 
 
+def test_pods_are_made_for_the_probe_alone() -> None:
+    """Elsewhere it is Jobs that make them; what may be asked as a dry run may be done."""
+    able = {str(root) for root in ROOTS for role in read(str(root)) if ("", "pods", "create") in granted(role)}
+    assert able == {"enable-modelcars/probe"}
+
+
 def test_the_right_to_make_volumes_never_comes_without_its_policy() -> None:
     able = [root for root in ROOTS for role in read(str(root)) if ("", "persistentvolumes", "create") in granted(role)]
     assert able

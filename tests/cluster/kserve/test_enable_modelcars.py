@@ -20,7 +20,7 @@ pytestmark = pytest.mark.cluster
 #: What the other modules of this directory must not meet (see conftest.py).
 CHANGES_KSERVE = True
 NAMESPACE = "kserve"
-RBAC = "rbac.authorization.k8s.io"
+ROOTS = ("accounts", "enable-modelcars", "enable-modelcars/probe")
 
 
 def config(kube: Kube) -> dict[str, Any]:
@@ -46,22 +46,14 @@ def controllers(kube: Kube) -> set[str]:
 def block(prefect_server: str, kserve: Kube, kserve_cluster: devcluster.Cluster, kserve_namespace: str) -> Iterator[str]:
     """A block for the cluster, whose KServe has modelcars disabled, as its documentation says that it is; afterwards as it was.
 
-    Its account has the rights of enable-modelcars/ and, in the namespace of the same name, those to try an admission.
+    Its account has the rights of enable-modelcars/ and, in the namespace of the same name, those of its probe/.
     """
     assert prefect_server
     name = kserve_namespace
-    binding = {
-        "roleRef": {"apiGroup": RBAC, "kind": "Role", "name": "probe"},
-        "subjects": [{"kind": "ServiceAccount", "name": "modelyard"}],
-    }
-    rules = {"rules": [{"apiGroups": [""], "resources": ["pods"], "verbs": ["create"]}]}
-    head = {"apiVersion": f"{RBAC}/v1", "metadata": {"name": "probe", "namespace": name}}
-    kserve.create({**head, "kind": "Role", **rules})
-    kserve.create({**head, "kind": "RoleBinding", **binding})
     shipped = config(kserve)["data"][SECTION]
     kept = {key: value for key, value in json.loads(shipped).items() if key not in {"enableModelcar", "uidModelcar"}}
     write(kserve, json.dumps({**kept, "enableModelcar": False}, indent=2))
-    with limited_account(kserve_cluster, kserve, name, "accounts", "enable-modelcars"):
+    with limited_account(kserve_cluster, kserve, name, *ROOTS):
         yield name
     write(kserve, shipped)
 
@@ -95,7 +87,7 @@ def test_enabled_after_a_kill_held_by_the_webhook_and_undone(kserve: Kube, block
     undone = enable_modelcars(**there, undo=True)
     assert (section(kserve), notes(kserve), undone.admission) == (before, set(), "pods get no modelcar")
     assert len(undone.restarted) == len(pods)
-    recorder.hold({("", "pods", "create")} | rights_in("enable-modelcars"), "enable-modelcars")
+    recorder.hold(rights_in(*ROOTS[1:]), "enable-modelcars")
 
 
 def test_a_configuration_that_is_no_json_is_refused_and_left(kserve: Kube, block: str) -> None:
