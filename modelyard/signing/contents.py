@@ -4,18 +4,21 @@ The records stand in the manifests, so the image's digest covers them; who signs
 base's. They are read, for nothing of them may lie where the model is.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from modelyard.errors import ContentMismatch, Problem, RegistryMissing, RegistryRefused
+from modelyard.errors import ContentMismatch, Problem, Refused, RegistryMissing, RegistryRefused
 from modelyard.images.build import read_layer as recorded_layer
 from modelyard.images.descriptors import Descriptor, Document
-from modelyard.models import FileRecord
+from modelyard.images.entries import Links
+from modelyard.images.tar import ROOT
+from modelyard.models import FileRecord, SourceFile
 from modelyard.oci.registry import Repository
-from modelyard.signing.layers import MODEL_DIRECTORY, Entry, read_layer
+from modelyard.sources.layer_index import read_index
 
 #: Base layers up to this are read at each check; a base with a shell has a few MB.
 MAX_BASE_LAYER = 64 * 1024 * 1024
+_TOO_LARGE = f"is a base's layer of more than {MAX_BASE_LAYER // 1024**2} MiB, which is not looked into here"
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,38 +91,75 @@ def record_problems(image: SignedImage, subject: str) -> list[Problem]:
 
 
 def layer_problems(repository: Repository, image: SignedImage, subject: str, *, read_all: bool) -> list[Problem]:
-    """What layers hold that nothing records, and with ``read_all`` also whether each file is what its record says."""
-    distinct = {layer.descriptor.digest: layer for manifest in image.manifests for layer in layers_of(manifest)}
-    return [problem for layer in distinct.values() for problem in _checked(repository, layer, subject, read_all=read_all)]
+    """What layers hold that nothing records, and with ``read_all`` also whether each file is what its record says.
+
+    A base is read as a whole for each platform, for links in a layer change what the layers above it do; the model's layers, which
+    platforms share, once.
+    """
+    reading = _Reading(repository, subject, read_all=read_all)
+    for manifest in {each.digest: each for each in image.manifests}.values():
+        reading.add(manifest)
+    return reading.problems
 
 
 _NOT_USED = "do not use it; build it anew"
 
 
-def _checked(repository: Repository, layer: Layer, subject: str, *, read_all: bool) -> Iterator[Problem]:
-    if not read_all and (layer.files is not None or layer.descriptor.size > MAX_BASE_LAYER):
-        return
-    named = f"{subject}, layer {layer.descriptor.digest}"
-    records = {f"{MODEL_DIRECTORY}/{record.path}": record for record in layer.files or ()}
-    try:
-        entries = repository.patience.through(lambda: read_layer(repository, layer.descriptor))
-    except (ContentMismatch, RegistryRefused) as error:
-        yield Problem(named, f"cannot be read as what it is said to be ({error})", _NOT_USED)
-        return
-    yield from _compared(entries, records, named)
+class _Reading:
+    """What is wrong with the layers of one image."""
+
+    def __init__(self, repository: Repository, subject: str, *, read_all: bool) -> None:
+        self._repository, self._subject, self._read_all = repository, subject, read_all
+        self._models = set[tuple[str, tuple[FileRecord, ...]]]()
+        self._problems = dict[Problem, None]()
+
+    @property
+    def problems(self) -> list[Problem]:
+        return list(self._problems)
+
+    def add(self, manifest: Document) -> None:
+        """Read a platform's layers, the lowest first."""
+        links = Links()
+        for layer in layers_of(manifest):
+            named = f"{self._subject}, layer {layer.descriptor.digest}"
+            if layer.files is not None:
+                known = (layer.descriptor.digest, layer.files)
+                if self._read_all and known not in self._models:
+                    self._models.add(known)
+                    self._read(layer, named, None)
+            elif not self._read_all and layer.descriptor.size > MAX_BASE_LAYER:
+                self._note([Problem(named, _TOO_LARGE, "use a smaller base, or verify with read_layers")])
+            else:
+                links = self._read(layer, named, links) or links
+
+    def _read(self, layer: Layer, named: str, links: Links | None) -> Links | None:
+        try:
+            read = self._repository.patience.through(lambda: read_index(self._repository, layer.descriptor, links, whole=True))
+        except (ContentMismatch, RegistryRefused) as error:
+            self._note([Problem(named, f"cannot be read as what it is said to be ({error})", _NOT_USED)])
+            return None
+        except Refused as error:
+            self._note(Problem(f"{self._subject}, {each.subject}", each.what, _NOT_USED) for each in error.problems)
+            return None
+        found, above = read
+        self._note(_compared((file for file, _ in found), {record.path: record for record in layer.files or ()}, named))
+        return above
+
+    def _note(self, problems: Iterable[Problem]) -> None:
+        self._problems.update(dict.fromkeys(problems))
 
 
-def _compared(entries: Sequence[Entry], records: dict[str, FileRecord], named: str) -> Iterator[Problem]:
+def _compared(files: Iterable[SourceFile], records: dict[str, FileRecord], named: str) -> Iterator[Problem]:
     seen = set[str]()
-    for entry in entries:
-        record = records.get(entry.path)
-        if record is None or entry.path in seen:
-            yield Problem(named, f"holds {entry.path!r}, which nothing records", _NOT_USED)
-        elif (entry.size, entry.sha256) != (record.size, record.sha256):
-            yield Problem(named, f"holds another {entry.path!r} than its record says", _NOT_USED)
-        seen.add(entry.path)
-    for path in records.keys() - seen:
-        yield Problem(named, f"lacks {path!r}, which it records", _NOT_USED)
+    for file in files:
+        record = records.get(file.path)
+        if record is None or file.path in seen:
+            yield Problem(named, f"holds {ROOT + file.path!r}, which nothing records", _NOT_USED)
+        elif (file.size, file.sha256) != (record.size, record.sha256):
+            yield Problem(named, f"holds another {ROOT + file.path!r} than its record says", _NOT_USED)
+        seen.add(file.path)
+    for path in sorted(records.keys() - seen):
+        yield Problem(named, f"lacks {ROOT + path!r}, which it records", _NOT_USED)
 
 
 def _find(repository: Repository, selector: str) -> Document:

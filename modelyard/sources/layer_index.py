@@ -55,11 +55,12 @@ def told_index(layer: ModelLayer, descriptor: Descriptor) -> Indexed:
     return [(segment.file, Place(descriptor, segment.body)) for segment in segments(files)]
 
 
-def read_index(repository: Repository, layer: Descriptor, links: Links, *, whole: bool) -> tuple[Indexed, Links]:
+def read_index(repository: Repository, layer: Descriptor, links: Links | None, *, whole: bool) -> tuple[Indexed, Links]:
     """The files of any layer, by reading its archive; each is pinned to the layer's digest. And the image's links so far.
 
     ``whole``: read all of it, compare it with its digest, and tell the SHA-256 of each file. Else the files' own bytes are passed
-    over where the archive is not compressed. ``links``: those of the layers below, which are left as they are.
+    over where the archive is not compressed. ``links``: those of the layers below, which are left as they are; None for
+    a layer that is a model's alone, where nothing may lie elsewhere.
 
     Raises:
         Refused: it is no archive that is understood, or holds what a model may not hold: all of it, by name.
@@ -74,7 +75,7 @@ def read_index(repository: Repository, layer: Descriptor, links: Links, *, whole
     inflater = Gunzip() if gzip else None
     jump = None if whole or gzip else lambda position: Download(repository, layer, position, layer.size).chunks()
     stream = Forward(inflater.through(blob) if inflater else blob, jump)
-    walk = _Walk(stream, layer, links.copy(), hash_files=whole)
+    walk = _Walk(stream, layer, links, hash_files=whole)
     try:
         walk.run()
     except (BadArchive, tarfile.TarError) as error:
@@ -107,9 +108,10 @@ def _hashed(chunks: Iterator[bytes], update: Callable[[bytes], None]) -> Iterato
 class _Walk:
     """One layer's entries, from the first to the last."""
 
-    def __init__(self, stream: Forward, layer: Descriptor, links: Links, *, hash_files: bool) -> None:
-        self._stream, self._layer, self._hash_files = stream, layer, hash_files
-        self.links, self.found, self._problems = links, list[tuple[SourceFile, int]](), list[Problem]()
+    def __init__(self, stream: Forward, layer: Descriptor, links: Links | None, *, hash_files: bool) -> None:
+        self._stream, self._layer, self._hash_files, self._alone = stream, layer, hash_files, links is None
+        self.links = Links() if links is None else links.copy()
+        self.found, self._problems = list[tuple[SourceFile, int]](), list[Problem]()
 
     def run(self) -> None:
         """Read the archive to its end."""
@@ -131,6 +133,8 @@ class _Walk:
             self._problems.append(Problem(f"layer {self._layer.digest}: {shown(entry.name)}", what, _NEXT_STEP))
         elif (path := model_path(entry)) is not None:
             self.found.append((_file(path, entry, self._stream, self._layer, hash_files=self._hash_files), entry.offset_data))
+        elif self._alone:
+            self._problems.append(Problem(f"layer {self._layer.digest}: {shown(entry.name)}", "is no file of the model", _NEXT_STEP))
         if len(self.found) + len(self._problems) + len(self.links) > MOST_ENTRIES:
             raise BadArchive(f"holds more than {MOST_ENTRIES} files and links, which no model needs")
 

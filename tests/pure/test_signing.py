@@ -2,10 +2,8 @@
 
 import base64
 import hashlib
-import io
 import itertools
 import json
-import tarfile
 from typing import Any
 
 import pytest
@@ -25,7 +23,6 @@ from modelyard.models import Checksum, FileRecord
 from modelyard.signing.bundles import make_bundle, make_statement, open_bundle
 from modelyard.signing.contents import SignedImage, layers_of, record_problems
 from modelyard.signing.keys import SigningKey, read_public_keys
-from modelyard.signing.layers import Entry, _entries, _Hashed
 from modelyard.signing.statements import is_ignored, model_statement, provenance_statement, signed_statement
 
 PRIVATE = ec.generate_private_key(ec.SECP256R1())
@@ -242,40 +239,6 @@ def test_a_base_that_says_it_is_ours_is_a_base(media_type: str, told: str | None
     assert known == [None, (RECORD,)]
     if told or media_type != LAYER:
         assert [layer.files for layer in layers_of(image_of(by_hand).document)] == known
-
-
-def tar(*members: tuple[str, bytes], kind: bytes = tarfile.REGTYPE) -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as archive:
-        for name, content in members:
-            entry = tarfile.TarInfo(name)
-            entry.size, entry.type = len(content), kind
-            archive.addfile(entry, io.BytesIO(content))
-    return buffer.getvalue()
-
-
-def entries(content: bytes, chunk: int = 1000) -> list[Entry]:
-    return _entries(_Hashed(iter([content[at : at + chunk] for at in range(0, len(content), chunk)])), gzipped=False)
-
-
-def test_what_a_layer_holds() -> None:
-    """However a name is written, and whatever lies there."""
-    found = entries(tar(("./models//a", b"1"), ("/models/b", b""), ("bin/models/c", b""), ("modelsx", b"")))
-    assert found == [Entry("models/a", 1, hashlib.sha256(b"1").hexdigest()), Entry("models/b", 0, hashlib.sha256().hexdigest())]
-    assert entries(tar(("models", b""), kind=tarfile.SYMTYPE)) == [Entry("models", 0, "")]
-    assert not entries(tar(("models", b""), ("models/sub", b""), kind=tarfile.DIRTYPE))
-    with pytest.raises(tarfile.ReadError, match="leads out of the layer"):
-        entries(tar(("bin/../models/x", b"")))
-    with pytest.raises(tarfile.TarError):
-        entries(b"x" * 2000)
-
-
-def test_the_digest_of_a_stream_is_that_of_the_whole() -> None:
-    content = tar(("models/a", b"1")) + bytes(5000)
-    stream = _Hashed(iter([content[:700], content[700:]]))
-    _entries(stream, gzipped=False)
-    stream.drain()
-    assert stream.digest == f"sha256:{hashlib.sha256(content).hexdigest()}"
 
 
 def test_a_statement_is_canonical() -> None:

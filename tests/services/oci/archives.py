@@ -15,9 +15,15 @@ TAR = "application/vnd.oci.image.layer.v1.tar"
 GZIP = f"{TAR}+gzip"
 
 
-def archive(*entries: tuple[tarfile.TarInfo, bytes], end: bytes = b"", for_all: Mapping[str, str] | None = None) -> bytes:
-    """A tar of these entries, with a global header, and ``end`` behind it."""
+def archive(
+    *entries: tuple[tarfile.TarInfo, bytes], end: bytes = b"", for_all: Mapping[str, str] | None = None, long_name: int = 0
+) -> bytes:
+    """A tar of these entries, with a global header, or with one that tells a name of so many bytes, and ``end`` behind it."""
     buffer = io.BytesIO()
+    if long_name:
+        told = tarfile.TarInfo("././@LongLink")
+        told.type, told.size = tarfile.GNUTYPE_LONGNAME, long_name
+        buffer.write(told.tobuf(tarfile.GNU_FORMAT))
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT, pax_headers=for_all or {}) as packed:
         for entry, content in entries:
             packed.addfile(entry, io.BytesIO(content))
