@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from fnmatch import fnmatchcase
 from typing import Any
 
 from pydantic import Field
@@ -18,6 +19,8 @@ from modelyard.plans.nodes import NodeFacts
 #: KServe's own rule (inference_service_validation.go); names of Deployments and hosts are made from it.
 _NAME = re.compile(r"[a-z](?:[-a-z0-9]*[a-z0-9])?")
 _LONGEST_NAME = 50
+#: One registry; the first is what images are named by, the second what docker login writes.
+_HUB = frozenset({"docker.io", "index.docker.io"})
 #: Registries whose clouds give nodes credentials of their own.
 _CLOUDS = re.compile(r".+\.dkr\.ecr(-fips)?\..+\.amazonaws\.com(\.cn)?|.+-docker\.pkg\.dev|(.+\.)?gcr\.io|.+\.azurecr\.(io|cn|us)")
 
@@ -63,7 +66,7 @@ class ServeRequest(Value):
 
 @dataclass(frozen=True, slots=True)
 class PullSecret:
-    """A pull secret of the service account or of the request. ``hosts``: registries that it covers; None: it may not be read."""
+    """A pull secret of the service account or of the request. ``hosts``: registries that it covers, also as patterns; None: not known."""
 
     name: str
     hosts: tuple[str, ...] | None = None
@@ -212,10 +215,10 @@ def _secret_findings(request: ServeRequest, facts: ServeFacts) -> list[Problem |
     if facts.image is None or facts.image.public or request.nodes_have_credentials:
         return []
     host, named = request.image.host, ", ".join(each.name for each in facts.pull_secrets)
-    if any(host in (each.hosts or ()) for each in facts.pull_secrets):
+    if any(_covers(pattern, host) for each in facts.pull_secrets for pattern in each.hosts or ()):
         return []
     if unread := [each.name for each in facts.pull_secrets if each.hosts is None]:
-        return [f"whether {', '.join(unread)} has credentials for {host} is not known: this account may not read it"]
+        return [f"whether {', '.join(unread)} has credentials for {host} is not known: this account may not read it, or cannot make it out"]
     if _CLOUDS.fullmatch(host):
         return [f"{host} gives its images to known accounts only; the nodes need credentials of their cloud"]
     if facts.account_exists is None and not facts.pull_secrets:
@@ -223,6 +226,17 @@ def _secret_findings(request: ServeRequest, facts: ServeFacts) -> list[Problem |
     what = f"has pull secrets ({named}), and none for {host}" if named else f"has no pull secret, and {host} asks for one"
     step = "add an imagePullSecret to it, name one (pull_secrets), or say that the nodes have credentials (nodes_have_credentials)"
     return [Problem(f"ServiceAccount/{request.namespace}/{request.account}", what, step)]
+
+
+def _covers(pattern: str, host: str) -> bool:
+    """Whether the kubelet takes the credentials under ``pattern`` for ``host``: each part between dots may be a glob.
+
+    https://kubernetes.io/docs/concepts/containers/images/#config-json
+    """
+    if host in _HUB and pattern in _HUB:
+        return True
+    globs, parts = pattern.split("."), host.split(".")
+    return len(globs) == len(parts) and all(fnmatchcase(part, glob) for part, glob in zip(parts, globs, strict=True))
 
 
 def _live_problems(request: ServeRequest, facts: ServeFacts) -> list[Problem]:

@@ -76,15 +76,20 @@ def _pull_secret(kube: Kube, namespace: str, name: str) -> PullSecret:
         live = patiently(lambda: kube.get("Secret", name, namespace))
     except ClusterRefused:
         return PullSecret(name)
-    return PullSecret(name, _hosts(live) if live else ())
+    return PullSecret(name, hosts_of(live) if live else ())
 
 
-def _hosts(secret: Manifest) -> tuple[str, ...]:
-    text = (secret.get("data") or {}).get(".dockerconfigjson", "")
+def hosts_of(secret: Manifest) -> tuple[str, ...] | None:
+    """The registries that a Secret has credentials for; None: it is written in a way that others may read. Pure."""
+    data = secret.get("data") or {}
+    if ".dockercfg" in data:  # the older kind
+        return None
+    if (text := data.get(".dockerconfigjson")) is None:
+        return ()
     try:
         return tuple(sorted(read_docker_config(base64.b64decode(text).decode())))
     except (RegistryDenied, ValueError):
-        return ()
+        return None
 
 
 # Applying, and waiting --------------------------------------------------------------------------------------------------

@@ -28,7 +28,8 @@ from tests.manifests import ACCOUNTS, CACHE, DIRECTORY, TARGET, Manifest, read, 
 
 pytestmark = pytest.mark.cluster
 stack, image = conftest.stack, conftest.image
-_SERVING = ("enable-modelcars", "serve-modelcar", "prepull")  # whose rights are tried beside KServe (tests/cluster/kserve)
+#: Whose rights are tried beside KServe (tests/cluster/kserve).
+_SERVING = ("enable-modelcars", "enable-modelcars/probe", "serve-modelcar", "prepull")
 _ROOTS = ("accounts", "cache", "check-storage", "expand-claims", "share", "target", "clone-storage-class", *_SERVING)
 _PLAIN = ("accounts", "cache")
 _RIGHTS = {"ServiceAccount", "Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding"}

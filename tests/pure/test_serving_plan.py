@@ -1,6 +1,8 @@
 """Serving a modelcar: what is refused, with its reason, what is only noted, and what is read back from pods."""
 
+import base64
 import hashlib
+import json
 import shutil
 import subprocess
 from dataclasses import replace
@@ -18,7 +20,7 @@ from modelyard.plans.serving import Mode, PullSecret, ServeFacts, ServePlan, Ser
 from modelyard.plans.serving_pods import differences, digest_findings, digest_note, listing, parse_look, pod_findings, serves
 from modelyard.serving.diagnose import diagnose_crash, diagnose_service
 from modelyard.serving.look import twin_job
-from modelyard.serving.service import is_served, lives
+from modelyard.serving.service import hosts_of, is_served, lives
 
 DIGEST = f"sha256:{'a' * 64}"
 FILES = (ImageFile(path="config.json", size=2), ImageFile(path="sub/model.safetensors", size=7))
@@ -124,6 +126,19 @@ OTHER = PullSecret("hub", ("docker.io",))
         pytest.param(request(), (OTHER,), r"has pull secrets \(hub\), and none for registry.example", None, id="of another registry"),
         pytest.param(request(), (OTHER, PullSecret("ours", ("registry.example",))), None, None, id="one covers it"),
         pytest.param(request(), (OTHER, PullSecret("ours")), None, "whether ours has credentials", id="one may not be read"),
+        pytest.param(request("docker.io/o/m:v1"), (PullSecret("login", ("index.docker.io",)),), None, None, id="as docker login writes it"),
+        pytest.param(request("docker.io/o/m:v1"), (OTHER,), None, None, id="of Docker Hub"),
+        pytest.param(request("a.azurecr.io/m:v1"), (PullSecret("glob", ("*.azurecr.io",)),), None, None, id="a pattern"),
+        pytest.param(
+            request("r.a.example:5000/m:v1"), (PullSecret("glob", ("*.a.example:5000",)),), None, None, id="a pattern with a port"
+        ),
+        pytest.param(
+            request("r.a.example/m:v1"),
+            (PullSecret("glob", ("*.example",)),),
+            "and none for r.a.example",
+            None,
+            id="a pattern of fewer parts",
+        ),
         pytest.param(request(nodes_have_credentials=True), (), None, None, id="the nodes have credentials"),
         pytest.param(request("1.dkr.ecr.eu-west-1.amazonaws.com/m:v1"), (), None, "credentials of their cloud", id="a cloud's registry"),
     ],
@@ -136,6 +151,27 @@ def test_pull_secrets(wanted: ServeRequest, secrets: tuple[PullSecret, ...], pro
     else:
         assert plan.problems == ()
     assert [note for each in plan.notes if note and note in each] == ([note] if note else [])
+
+
+def encoded(config: object) -> str:
+    return base64.b64encode(json.dumps(config).encode()).decode()
+
+
+AUTHS = {"https://index.docker.io/v1/": {"username": "u", "password": "p"}, "*.azurecr.io": {"auth": "dTpw"}}
+
+
+@pytest.mark.parametrize(
+    ("data", "hosts"),
+    [
+        pytest.param({".dockerconfigjson": encoded({"auths": AUTHS})}, ("*.azurecr.io", "index.docker.io"), id="credentials"),
+        pytest.param({".dockercfg": encoded(AUTHS)}, None, id="the older kind"),
+        pytest.param({".dockerconfigjson": encoded([])}, None, id="not made out"),
+        pytest.param({".dockerconfigjson": "%%%"}, None, id="not Base64"),
+        pytest.param({"other": ""}, (), id="no pull secret"),
+    ],
+)
+def test_registries_of_a_pull_secret(data: dict[str, str], hosts: tuple[str, ...] | None) -> None:
+    assert hosts_of({"data": data}) == hosts
 
 
 def test_a_service_account_that_may_not_be_read_is_told_of() -> None:
