@@ -7,7 +7,6 @@ import json
 from http import HTTPStatus
 
 from urllib3.exceptions import HTTPError
-from urllib3.response import BaseHTTPResponse
 
 from modelyard.errors import (
     ContentMismatch,
@@ -17,6 +16,7 @@ from modelyard.errors import (
     RegistryRefused,
     RegistryUnavailable,
 )
+from modelyard.oci.bodies import Answer
 
 _PASSING = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS}
 #: The upload's session is gone, or stands elsewhere than was thought: another session may do.
@@ -26,10 +26,10 @@ _LONGEST_DELAY = 60.0
 _SHOWN = 300
 
 
-def answer_error(response: BaseHTTPResponse, subject: str) -> ModelyardError:
-    """What an answer that is no success means for ``subject``. Reads the answer's body."""
-    status = response.status
-    code, message = _told(response)
+def answer_error(answer: Answer, subject: str) -> ModelyardError:
+    """What an answer that is no success means for ``subject``."""
+    status = answer.status
+    code, message = _told(answer.data)
     said = f"{subject}: {status} {code} {message}".rstrip()
     if code == "DIGEST_INVALID":
         return ContentMismatch(said)
@@ -41,7 +41,7 @@ def answer_error(response: BaseHTTPResponse, subject: str) -> ModelyardError:
             " then run again: finished layers are kept"
         )
     if status in _PASSING or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-        return RegistryUnavailable(said, delay=_delay(response))
+        return RegistryUnavailable(said, delay=_delay(answer))
     return _lasting(status, code, said)
 
 
@@ -71,12 +71,8 @@ def network_error(error: HTTPError, subject: str) -> ModelyardError:
     return RegistryUnavailable(f"{subject}: the registry cannot be reached, or broke the connection ({text[:_SHOWN]})", delay=0)
 
 
-def _told(response: BaseHTTPResponse) -> tuple[str, str]:
+def _told(body: bytes) -> tuple[str, str]:
     """The first error's code and message; proxies answer with pages of their own."""
-    try:
-        body = response.data
-    except HTTPError:
-        return "", ""
     try:
         first = json.loads(body)["errors"][0]
         detail = f" ({json.dumps(first['detail'])[:_SHOWN]})" if first.get("detail") else ""
@@ -85,7 +81,7 @@ def _told(response: BaseHTTPResponse) -> tuple[str, str]:
         return "", body[:_SHOWN].decode(errors="replace").strip()
 
 
-def _delay(response: BaseHTTPResponse) -> float:
+def _delay(answer: Answer) -> float:
     """Seconds that the registry asks to wait; 0 if it does not (an HTTP date is not read)."""
-    told = response.headers.get("Retry-After", "")
+    told = answer.headers.get("Retry-After", "")
     return min(float(told), _LONGEST_DELAY) if told.isdecimal() else 0.0

@@ -9,7 +9,7 @@ from urllib3.response import BaseHTTPResponse
 from modelyard.errors import ContentMismatch, ModelyardError, RegistryUnavailable, Temporary
 from modelyard.images.descriptors import Descriptor
 from modelyard.oci.answers import network_error
-from modelyard.oci.http import drained
+from modelyard.oci.bodies import drained, dropped
 from modelyard.oci.registry import Repository
 
 #: Handed on at a time: enough for a write past the page cache.
@@ -49,7 +49,7 @@ class Download:
         except (HTTPError, OSError, ValueError) as error:  # the last: its socket was closed under it
             raise self._broken(error) from error
         finally:
-            drained(response) if not left and response.status == HTTPStatus.PARTIAL_CONTENT else response.close()
+            drained(response) if not left and response.status == HTTPStatus.PARTIAL_CONTENT else dropped(response)
         self._go_on()
         if left:
             raise RegistryUnavailable(f"{self._subject}: ended {left} bytes early", delay=0)
@@ -58,11 +58,10 @@ class Download:
         repository, blob = self._repository, self._blob
         headers = {"Range": f"bytes={self._start}-{self._end - 1}"} if (self._start, self._end) != (0, blob.size) else {}
         url = f"/v2/{repository.name}/blobs/{blob.digest}"
-        response = repository.http.request("GET", url, repository.scopes, headers=headers, stream=True)
-        repository.http.expect(_RANGED, response, self._subject)
+        response = repository.http.stream(_RANGED, url, repository.scopes, self._subject, headers)
         told = response.headers.get("Content-Range", "")
         if response.status == HTTPStatus.PARTIAL_CONTENT and not told.startswith(f"bytes {self._start}-{self._end - 1}/"):
-            response.close()
+            dropped(response)
             raise ContentMismatch(f"{self._subject}: asked for bytes {self._start} to {self._end - 1}, the registry answers with {told!r}")
         return response
 

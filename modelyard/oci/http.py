@@ -5,7 +5,6 @@ import ssl
 import time
 from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Set as AbstractSet
-from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TypeVar
@@ -18,6 +17,7 @@ from urllib3.response import BaseHTTPResponse
 from modelyard.errors import RegistryRefused, RegistryUnavailable, Temporary
 from modelyard.oci.access import Access
 from modelyard.oci.answers import answer_error, network_error
+from modelyard.oci.bodies import Answer, drained, read_answer
 from modelyard.oci.tokens import Authorization
 
 #: Also the longest that one send of ``SEND_SIZE`` bytes may take: until the request is sent, urllib3 counts by this one.
@@ -27,7 +27,7 @@ _READ_SECONDS = 900.0
 _CONNECTIONS = 16
 _REDIRECTS = {301, 302, 303, 307, 308}
 _MOST_REDIRECTS = 5
-_AGENT = "modelyard"
+_HEADERS = {"User-Agent": "modelyard", "Accept-Encoding": "identity"}
 
 Got = TypeVar("Got")
 
@@ -73,9 +73,8 @@ class Http:
             ssl_context=context,
             timeout=timeout,
             retries=False,
-            headers={"User-Agent": _AGENT},
         )
-        self._authorization = Authorization(access, self._send)
+        self._authorization = Authorization(access, self._ask_for_token)
 
     def request(
         self,
@@ -85,39 +84,60 @@ class Http:
         *,
         headers: Mapping[str, str] | None = None,
         body: bytes | Iterable[bytes] | None = None,
-        stream: bool = False,
-    ) -> BaseHTTPResponse:
+    ) -> Answer:
         """The answer to a request for ``url`` (a path, or where the registry pointed to), whatever its status is.
 
         After a 401 it is sent again with what the registry asks for; if the body can be read only once, the error is RegistryUnavailable.
 
         Raises:
+            RegistryRefused: the answer is longer than any but a blob's may be.
             ModelyardError: there is no answer, or no authorization.
         """
+        return _read(self._authorized(method, url, scopes, headers, body), f"{method} {_shown(self.resolve(url))}")
+
+    def stream(
+        self, wanted: AbstractSet[int], url: str, scopes: tuple[str, ...], subject: str, headers: Mapping[str, str] | None = None
+    ) -> BaseHTTPResponse:
+        """The answer to a GET whose status is one of ``wanted``, its body still to be read: a blob's.
+
+        Raises:
+            ModelyardError: there is none, or what its status means instead.
+        """
+        response = self._authorized("GET", url, scopes, headers, None)
+        if response.status not in wanted:
+            raise answer_error(_read(response, subject), subject)
+        return response
+
+    def _authorized(
+        self,
+        method: str,
+        url: str,
+        scopes: tuple[str, ...],
+        headers: Mapping[str, str] | None,
+        body: bytes | Iterable[bytes] | None,
+    ) -> BaseHTTPResponse:
         target = self.resolve(url)
         used = self._authorization.header(scopes) if self._is_own(target) else None
-        response, answered_by = self._follow(method, target, dict(headers or {}), used, body, stream=stream)
+        response, answered_by = self._follow(method, target, dict(headers or {}), used, body)
         if response.status != HTTPStatus.UNAUTHORIZED or not self._is_own(answered_by):
             return response  # what another host asks for is not the registry's to give
         if not self._authorization.refused(response.headers.get("WWW-Authenticate", ""), scopes, used):
             return response
         if body is not None and not isinstance(body, bytes):
             raise RegistryUnavailable(f"{method} {_shown(target)}: the registry asks for another token", delay=0)
-        response.drain_conn()
-        response, _ = self._follow(method, target, dict(headers or {}), self._authorization.header(scopes), body, stream=stream)
+        drained(response)
+        response, _ = self._follow(method, target, dict(headers or {}), self._authorization.header(scopes), body)
         return response
 
-    def expect(self, wanted: AbstractSet[int], response: BaseHTTPResponse, subject: str) -> BaseHTTPResponse:
-        """``response`` if its status is one of ``wanted``.
+    def expect(self, wanted: AbstractSet[int], answer: Answer, subject: str) -> Answer:
+        """``answer`` if its status is one of ``wanted``.
 
         Raises:
             ModelyardError: what its status means instead.
         """
-        if response.status in wanted:
-            return response
-        error = answer_error(response, subject)
-        response.release_conn()
-        raise error
+        if answer.status in wanted:
+            return answer
+        raise answer_error(answer, subject)
 
     def resolve(self, location: str) -> str:
         """The URL of what the registry points to. Behind a proxy that ends TLS, some give http:// for themselves: that is not followed.
@@ -142,36 +162,38 @@ class Http:
         return urlsplit(target).netloc == self.access.host
 
     def _follow(
-        self, method: str, target: str, headers: dict[str, str], used: str | None, body: bytes | Iterable[bytes] | None, *, stream: bool
+        self, method: str, target: str, headers: dict[str, str], used: str | None, body: bytes | Iterable[bytes] | None
     ) -> tuple[BaseHTTPResponse, str]:
         """The answer, and the URL that gave it."""
         for _ in range(_MOST_REDIRECTS):
             told = headers | ({"Authorization": used} if used and self._is_own(target) else {})
-            response = self._send(method, target, told, body, stream=stream)
+            response = self._send(method, target, told, body)
             location = response.headers.get("Location")
             if response.status not in _REDIRECTS or not location:
                 return response, target
             if body is not None and not isinstance(body, bytes):
                 raise RegistryRefused(f"{method} {_shown(target)}: the registry redirects an upload; give the address that it redirects to")
-            response.drain_conn()
+            drained(response)
             target = self.resolve(urljoin(target, location))
         raise RegistryRefused(f"{method} {_shown(target)}: more than {_MOST_REDIRECTS} redirects")
 
-    def _send(
-        self, method: str, url: str, headers: dict[str, str], body: bytes | Iterable[bytes] | None, *, stream: bool = False
-    ) -> BaseHTTPResponse:
+    def _send(self, method: str, url: str, headers: dict[str, str], body: bytes | Iterable[bytes] | None) -> BaseHTTPResponse:
+        told = _HEADERS | headers
         try:
             # urllib3 frames an iterable by its Content-Length where the headers hold one, else in chunks.
-            return self._pool.request(method, url, headers=headers, body=body, preload_content=not stream, redirect=False, retries=False)
+            return self._pool.request(method, url, headers=told, body=body, preload_content=False, redirect=False, retries=False)
         except HTTPError as error:
             raise network_error(error, f"{method} {_shown(url)}") from error
 
+    def _ask_for_token(self, method: str, url: str, headers: dict[str, str], body: bytes | None) -> Answer:
+        return _read(self._send(method, url, headers, body), f"{method} {_shown(url)}")
 
-def drained(response: BaseHTTPResponse) -> None:
-    """Give a streamed answer's connection back; one that is broken is dropped."""
-    with suppress(HTTPError):
-        response.drain_conn()
-    response.release_conn()
+
+def _read(response: BaseHTTPResponse, subject: str) -> Answer:
+    try:
+        return read_answer(response, subject)
+    except HTTPError as error:
+        raise network_error(error, subject) from error
 
 
 def _shown(url: str) -> str:

@@ -11,11 +11,12 @@ from modelyard.images.descriptors import MANIFESTS, Descriptor, Document, digest
 from modelyard.images.references import Reference
 from modelyard.oci.access import Access
 from modelyard.oci.answers import network_error
-from modelyard.oci.http import Http, Patience, drained
+from modelyard.oci.bodies import MAX_ANSWER, drained, dropped
+from modelyard.oci.http import Http, Patience
 from modelyard.oci.uploads import Upload
 
-#: What registries take: https://github.com/distribution/distribution/blob/main/registry/handlers/manifests.go
-MAX_MANIFEST = 4 * 1024 * 1024
+#: What registries take, in bytes.
+MAX_MANIFEST = MAX_ANSWER
 _READ_SIZE = 1024 * 1024
 _FOUND = {HTTPStatus.OK}
 _GONE = {HTTPStatus.ACCEPTED, HTTPStatus.OK, HTTPStatus.NO_CONTENT, HTTPStatus.NOT_FOUND}
@@ -69,6 +70,8 @@ class Repository:
         headers = {"Accept": ", ".join(MANIFESTS)}
         response = self.http.request("GET", f"/v2/{self.name}/manifests/{selector}", self.scopes, headers=headers)
         self.http.expect(_FOUND, response, subject)
+        if (encoding := response.headers.get("Content-Encoding", "identity")) != "identity":
+            raise RegistryRefused(f"{subject}: comes packed ({encoding}), which was not asked for: switch that off in the proxy before it")
         media_type = response.headers.get("Content-Type", "").partition(";")[0].strip()
         if media_type not in MANIFESTS:
             raise RegistryRefused(f"{subject}: is a {media_type or 'document of no type'}, which is no image")
@@ -163,16 +166,15 @@ class Repository:
     def stream_blob(self, descriptor: Descriptor) -> Generator[bytes]:
         """A blob's bytes as they come, once, not compared with anything but the size."""
         subject = f"{self}@{descriptor.digest}"
-        response = self.http.request("GET", f"/v2/{self.name}/blobs/{descriptor.digest}", self.scopes, stream=True)
-        self.http.expect(_FOUND, response, subject)
+        response = self.http.stream(_FOUND, f"/v2/{self.name}/blobs/{descriptor.digest}", self.scopes, subject)
         count = 0
         try:
-            for chunk in response.stream(_READ_SIZE, decode_content=False):
+            while count <= descriptor.size and (chunk := response.read(_READ_SIZE, decode_content=False)):
                 count += len(chunk)
                 yield chunk
         except HTTPError as error:
             raise network_error(error, subject) from error
         finally:
-            response.close() if count < descriptor.size else drained(response)
+            drained(response) if count == descriptor.size else dropped(response)
         if count != descriptor.size:
             raise ContentMismatch(f"{subject}: {count} bytes arrived, {descriptor.size} were told")

@@ -13,18 +13,17 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from urllib.parse import urlencode, urlsplit
 
-from urllib3.response import BaseHTTPResponse
-
 from modelyard.errors import RegistryDenied, RegistryRefused
 from modelyard.oci.access import Access
 from modelyard.oci.answers import answer_error
+from modelyard.oci.bodies import Answer
 
 #: Where the answer names none. https://distribution.github.io/distribution/spec/auth/token/#token-response-fields
 _LIFE_SECONDS = 60.0
 _PARAMETER = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"|(\w+)=([^",\s]+)')
 
 #: Sends (method, URL, headers, body) and gives the answer.
-Send = Callable[[str, str, dict[str, str], bytes | None], BaseHTTPResponse]
+Send = Callable[[str, str, dict[str, str], bytes | None], Answer]
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +105,7 @@ class Authorization:
             raise RegistryRefused(f"{self.access.host}: the answer of {realm} holds no token") from None  # it may hold a part of one
         return _Token(value, time.monotonic() + life / 2)
 
-    def _request_token(self, realm: str, service: str, scopes: tuple[str, ...]) -> BaseHTTPResponse:
+    def _request_token(self, realm: str, service: str, scopes: tuple[str, ...]) -> Answer:
         credentials = self.access.credentials
         if credentials and credentials.refresh_token:
             form = {"grant_type": "refresh_token", "service": service, "client_id": "modelyard", "scope": " ".join(scopes)}

@@ -3,7 +3,6 @@
 import base64
 import binascii
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 
 from pydantic import ValidationError
 
@@ -18,10 +17,12 @@ from modelyard.signing.bundles import BUNDLE, Statement, open_bundle
 from modelyard.signing.contents import SignedImage, layer_problems, read_image, record_problems
 from modelyard.signing.keys import PublicKey, hints
 from modelyard.signing.referrers import Referrers
-from modelyard.signing.sign import SIGNATURE, SIMPLE_SIGNING
+from modelyard.signing.sign import SIGNATURE, SIMPLE_SIGNING, old_signatures
 from modelyard.signing.statements import MODEL, PROVENANCE, SIGNED, is_ignored
 
 _MOST_NAMED = 10
+#: A statement holds a line a file. Each key makes one; a hundred are those of other images, attached to fill a reader's memory.
+_MOST_STATEMENTS = 100
 _ASK_THE_SIGNER = "do not use it before whoever signed it has explained that"
 
 
@@ -73,43 +74,46 @@ def signer_of(repository: Repository, document: Document, keys: Sequence[PublicK
     return _Signatures(repository, document, keys).key
 
 
-@dataclass(frozen=True, slots=True)
-class _Said:
-    statement: Statement
-    key: PublicKey | None  # None: another than the trusted ones
-
-
 class _Signatures:
-    """What is attached to an image, and who signed it."""
+    """What is attached to an image, and who signed it. Of what anybody may attach, without end, only that it is there is kept.
+
+    Raises:
+        RegistryRefused: there are more than ``_MOST_STATEMENTS`` of trusted keys.
+    """
 
     def __init__(self, repository: Repository, document: Document, keys: Sequence[PublicKey]) -> None:
         self._keys, self._digest = keys, document.digest
+        self.key: PublicKey | None = None
+        self.models: list[Statement] = []
+        self.has_provenance = self._of_another = self._anything = False
         descriptor = Descriptor.of(document.media_type, document.content)
-        contents = Referrers(repository, descriptor, BUNDLE).read()
-        self.said = [_Said(*opened) for content in contents if (opened := open_bundle(content, keys))]
-        self._simple = list(_simple_signatures(repository, document.digest, keys))
+        for content in Referrers(repository, descriptor, BUNDLE).read():
+            if opened := open_bundle(content, keys):
+                self._add(*opened)
+            if len(self.models) > _MOST_STATEMENTS:
+                what = f"more than {_MOST_STATEMENTS} statements of files by trusted keys are attached to it; delete all but its own"
+                raise RegistryRefused(f"{repository}@{document.digest}: {what}")
+        for key in _simple_signatures(repository, document.digest, keys):
+            self.key, self._anything = self.key or key, True
 
-    @property
-    def key(self) -> PublicKey | None:
-        """Which of the keys has signed the image itself."""
-        new = (each.key for each in self.said if each.statement.predicate_type == SIGNED and each.statement.is_about(self._digest))
-        return next((key for key in (*new, *self._simple) if key), None)
-
-    @property
-    def models(self) -> list[Statement]:
-        """What the keys say of the model's files."""
-        return [each.statement for each in self.said if each.key and each.statement.predicate_type == MODEL]
-
-    @property
-    def has_provenance(self) -> bool:
-        told = (each for each in self.said if each.key and each.statement.predicate_type == PROVENANCE)
-        return any(each.statement.is_about(self._digest) for each in told)
+    def _add(self, statement: Statement, key: PublicKey | None) -> None:
+        self._anything = True
+        if key is None:
+            return
+        here = statement.is_about(self._digest)
+        if statement.predicate_type == SIGNED:
+            self.key = self.key or (key if here else None)
+            self._of_another = self._of_another or not here
+        elif statement.predicate_type == PROVENANCE:
+            self.has_provenance = self.has_provenance or here
+        elif statement.predicate_type == MODEL:
+            self.models.append(statement)
 
     def problem(self, subject: str) -> Problem:
         """Why the image is not taken as signed."""
-        if any(each.key and each.statement.predicate_type == SIGNED for each in self.said):
+        if self._of_another:
             return Problem(subject, "carries the signature of another image", "do not use it; sign this image if it is what you want")
-        if self.said or self._simple:
+        if self._anything:
             trusted = hints(self._keys)
             return Problem(subject, f"is signed, but not by a trusted key ({trusted})", "do not use it, or trust the key that signed it")
         return Problem(subject, "is not signed", "build it with a signing key (build-modelcar, signing_key), or use one that is signed")
@@ -117,8 +121,7 @@ class _Signatures:
 
 def _simple_signatures(repository: Repository, digest: str, keys: Iterable[PublicKey]) -> Iterator[PublicKey | None]:
     """Who signed the digest in cosign's older form; None for each signature of others."""
-    document = repository.find(f"{digest.replace(':', '-')}.sig")
-    for layer in document.descriptors("layers") if document and not document.is_index else ():
+    for layer in old_signatures(repository, digest):
         if layer.media_type != SIMPLE_SIGNING or not (signature := _decoded((layer.annotations or {}).get(SIGNATURE, ""))):
             continue
         try:

@@ -25,6 +25,8 @@ from modelyard.sources.layer_stream import Forward, Gunzip
 
 #: Which of an index's images is taken where it lists it: the model's files are the same in all of them.
 _FIRST_CHOICE = Platform(os="linux", architecture="amd64")
+#: Runtimes mount about a hundred and twenty; each that is not ours is read to be listed.
+_MOST_LAYERS = 1000
 
 
 class OciSource:
@@ -138,6 +140,8 @@ class OciSource:
         """The files of all layers; what stands below the first layer of a modelcar of ours is its base, and no part of the model."""
         ours = {layer.digest: layer for layer in read_layers(manifest)}
         layers = manifest.descriptors("layers")
+        if len(layers) > _MOST_LAYERS:
+            raise Refused([Problem(self.location.uri, f"has more than {_MOST_LAYERS} layers", "no runtime takes so many; build it anew")])
         first = next((number for number, layer in enumerate(layers) if layer.digest in ours), 0)
         found: Indexed = []
         links = Links()

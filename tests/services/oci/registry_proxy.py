@@ -31,7 +31,7 @@ class Fault:
     headers: dict[str, str] = field(default_factory=dict)
     cut: int | None = None  # after so many bytes of the body
     flip: int | None = None  # the bit of this byte
-    answer: dict[str, str] = field(default_factory=dict)  # headers in the place of the registry's own
+    answer: dict[str, str] = field(default_factory=dict)  # headers in the place of the registry's own, or beside them
     body: bytes | None = None  # in the place of the registry's
     cut_answer: int | None = None  # after so many bytes of the answer's body
     flip_answer: int | None = None  # the bit of this byte of it
@@ -132,10 +132,12 @@ class _Handler(BaseHTTPRequestHandler):
         if fault and fault.body is not None:
             body = fault.body
         self.send_response(response.status)
-        instead = fault.answer if fault else {}
+        instead = dict(fault.answer) if fault else {}
         for name, value in response.getheaders():
             if name.lower() not in _HOP:
-                self.send_header(name, instead.get(name, value))
+                self.send_header(name, instead.pop(name, value))
+        for name, value in instead.items():
+            self.send_header(name, value)
         told = response.getheader("Content-Length") if self.command == "HEAD" else str(len(body))
         if told is not None and response.status != http.HTTPStatus.NO_CONTENT:
             self.send_header("Content-Length", told)

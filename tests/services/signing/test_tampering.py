@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 
-from modelyard.errors import Refused, RegistryMissing
+from modelyard.errors import Refused, RegistryMissing, RegistryRefused
 from modelyard.images.descriptors import LAYER, MANIFEST, Descriptor, digest_of
 from modelyard.images.references import Reference
 from modelyard.models import FileRecord
 from modelyard.oci.http import Patience
 from modelyard.oci.registry import Repository
+from modelyard.signing import verify
 from modelyard.signing.bundles import BUNDLE, make_bundle
 from modelyard.signing.contents import read_image
 from modelyard.signing.keys import SigningKey, read_public_keys
@@ -213,6 +214,20 @@ def test_what_is_attached_beside_signatures_is_passed_over(registry_3: Registry,
     added = sign_image(registry_3.keychain, image, keys.key).added
     assert {kind for kind in (SIGNED, MODEL) if any(kind in each for each in added)} == {SIGNED, MODEL}
     assert verified(registry_3, image, keys).files == len(FILES)
+
+
+def test_statements_without_end(
+    registry_3: Registry, image: Reference, keys: KeyPair, other_keys: KeyPair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing of what others attach is kept; of what was copied from other images of a trusted key, so much and no more."""
+    monkeypatch.setattr(verify, "_MOST_STATEMENTS", 2)
+    sign_by_hand(registry_3, image, keys.key)
+    told = [model_statement(f"m-{number}", records(registry_3, image)) for number in range(4)]
+    attach(registry_3, image, *(make_bundle(each, other_keys.key) for each in told))
+    assert verified(registry_3, image, keys).files == len(FILES)
+    attach(registry_3, image, *(make_bundle(each, keys.key) for each in told[:2]))
+    with pytest.raises(RegistryRefused, match=r"more than 2 statements of files by trusted keys.*delete all but its own"):
+        verified(registry_3, image, keys)
 
 
 def test_an_image_that_is_not_there(registry_3: Registry, keys: KeyPair) -> None:
