@@ -3,9 +3,9 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Self, TypeVar
 
-from pydantic import ConfigDict, Field, StringConstraints
+from pydantic import ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
 
 from modelyard.errors import RegistryRefused
 from modelyard.models import Value
@@ -87,6 +87,12 @@ class Descriptor(Value):
         return self.model_dump(by_alias=True, exclude_none=True)
 
 
+Told = TypeVar("Told")
+_ANNOTATIONS = TypeAdapter(dict[str, str])
+_DESCRIPTOR = TypeAdapter(Descriptor)
+_DESCRIPTORS = TypeAdapter(list[Descriptor])
+
+
 class Document(Value):
     """A manifest or an index as a registry gave it."""
 
@@ -104,16 +110,20 @@ class Document(Value):
     @property
     def annotations(self) -> dict[str, str]:
         """The document's own annotations."""
-        return dict(parsed(self.content).get("annotations") or {})
+        return _validated(_ANNOTATIONS, parsed(self.content).get("annotations") or {}, "annotations")
 
     @property
     def config(self) -> Descriptor:
         """A manifest's config."""
-        return Descriptor.model_validate(parsed(self.content).get("config"))
+        return _validated(_DESCRIPTOR, parsed(self.content).get("config"), "config")
 
     def descriptors(self, name: str) -> list[Descriptor]:
-        """``layers`` of a manifest, ``manifests`` of an index."""
-        return [Descriptor.model_validate(each) for each in parsed(self.content).get(name) or ()]
+        """``layers`` of a manifest, ``manifests`` of an index.
+
+        Raises:
+            RegistryRefused: they are no descriptors.
+        """
+        return _validated(_DESCRIPTORS, parsed(self.content).get(name) or [], name)
 
 
 def parsed(content: bytes) -> dict[str, Any]:
@@ -124,11 +134,20 @@ def parsed(content: bytes) -> dict[str, Any]:
     """
     try:
         value = json.loads(content)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RegistryRefused(f"the registry's answer is not JSON: {content[:100]!r}") from error
     if not isinstance(value, dict):
         raise RegistryRefused(f"the registry's answer is no JSON object: {content[:100]!r}")
     return value
+
+
+def _validated(kind: TypeAdapter[Told], value: object, name: str) -> Told:
+    try:
+        return kind.validate_python(value)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(map(str, (name, *first["loc"])))
+        raise RegistryRefused(f"the registry's answer is no manifest: {where}: {first['msg']}") from error
 
 
 def manifest(config: Descriptor, layers: Sequence[Descriptor], annotations: dict[str, str], artifact_type: str = "") -> bytes:

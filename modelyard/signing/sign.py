@@ -6,7 +6,7 @@ The older form is what cosign 2, and the admission controllers and runtimes buil
 import base64
 from collections.abc import Mapping
 
-from modelyard.errors import Refused
+from modelyard.errors import Refused, RegistryRefused
 from modelyard.images.build import read_layers
 from modelyard.images.descriptors import CONFIG, MANIFEST, Descriptor, Document, canonical, manifest
 from modelyard.images.references import Reference
@@ -87,9 +87,8 @@ class _Signing:
         """https://github.com/sigstore/cosign/blob/main/specs/SIGNATURE_SPEC.md. Signatures of others stay."""
         payload = simple_signing(self._name, digest)
         signature = base64.b64encode(self._key.sign(payload)).decode()
-        tag = f"{digest.replace(':', '-')}.sig"
-        document = self._repository.find(tag)
-        layers = document.descriptors("layers") if document and not document.is_index else []
+        tag = _old_tag(digest)
+        layers = old_signatures(self._repository, digest)
         if any((layer.annotations or {}).get(SIGNATURE) == signature for layer in layers):
             return []
         layers.append(Descriptor.of(SIMPLE_SIGNING, payload).model_copy(update={"annotations": {SIGNATURE: signature}}))
@@ -103,3 +102,16 @@ class _Signing:
         self._repository.put_blob(config)
         self._repository.put_manifest(MANIFEST, manifest(Descriptor.of(CONFIG, config), layers, {}), tag)
         return [tag]
+
+
+def old_signatures(repository: Repository, digest: str) -> list[Descriptor]:
+    """What stands under the tag of cosign's older form; nothing where that is no manifest: whoever may push leaves what he likes."""
+    try:
+        document = repository.find(_old_tag(digest))
+        return document.descriptors("layers") if document and not document.is_index else []
+    except RegistryRefused:
+        return []
+
+
+def _old_tag(digest: str) -> str:
+    return f"{digest.replace(':', '-')}.sig"

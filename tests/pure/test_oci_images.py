@@ -2,11 +2,14 @@
 
 import hashlib
 import io
+import itertools
 import json
 import tarfile
+from typing import Any
 
 import pytest
 
+from modelyard.errors import RegistryRefused
 from modelyard.images.build import BaseImage, ModelLayer, Scan, build_image, read_layers
 from modelyard.images.descriptors import MANIFEST, Descriptor, Document, Platform, canonical
 from modelyard.images.limits import limits_of
@@ -212,3 +215,23 @@ def test_what_a_scanner_found_is_believed_of_its_own_revision(told: str | None, 
         listed["annotations"]["dev.modelyard.scan"] = told
     [found] = read_layers(Document(media_type=MANIFEST, content=canonical({"layers": [listed]})))
     assert found == layer.model_copy(update={"scan": scan})
+
+
+GOOD: dict[str, Any] = {"mediaType": "m", "digest": f"sha256:{'1' * 64}", "size": 1}
+NO_LAYERS: list[Any] = [5, "x", {"a": 1}, [1], [{}], [GOOD, GOOD | {"size": -1}], [GOOD | {"annotations": {"a": 1}}]]
+
+
+@pytest.mark.parametrize(
+    "content", [b'{"layers": [' + b"[" * 100_000, *(canonical({"layers": layers}) for layers in NO_LAYERS)], ids=itertools.count()
+)
+def test_documents_that_are_none(content: bytes) -> None:
+    with pytest.raises(RegistryRefused, match="the registry's answer is"):
+        Document(media_type=MANIFEST, content=content).descriptors("layers")
+
+
+def test_other_parts_of_documents_that_are_none() -> None:
+    document = Document(media_type=MANIFEST, content=canonical({"annotations": [1], "config": {"size": "x"}}))
+    with pytest.raises(RegistryRefused, match="no manifest: annotations: "):
+        assert document.annotations
+    with pytest.raises(RegistryRefused, match=r"no manifest: config\.mediaType: "):
+        assert document.config

@@ -9,13 +9,14 @@ import pytest
 
 from modelyard.errors import Refused
 from modelyard.images.build import FILES as FILES_RECORDED
-from modelyard.images.descriptors import LAYER, Descriptor
+from modelyard.images.descriptors import CONFIG, LAYER, MANIFEST, Descriptor, manifest
 from modelyard.images.references import Reference
 from modelyard.signing.sign import sign_image
 from tests.services.oci.archives import GZIP, archive, file
-from tests.services.oci.bases import push_blob
+from tests.services.oci.bases import push_blob, put_manifest
 from tests.services.oci.registries import Registry
 from tests.services.signing.conftest import KeyPair
+from tests.services.signing.oracles import cosign
 from tests.services.signing.test_tampering import FILES, changed, image, refused, sign_by_hand, verified
 
 __all__ = ["image"]
@@ -76,3 +77,16 @@ def test_a_layer_of_the_models_that_holds_something_else(registry_3: Registry, i
     sign_by_hand(registry_3, forged, keys.key)
     assert verified(registry_3, forged, keys).files == len(FILES) + 1
     refused(registry_3, forged, keys, r"'x/evil\.bin': is no file of the model", read_layers=True)
+
+
+def test_rubbish_under_the_older_forms_tag(registry_3: Registry, image: Reference, keys: KeyPair) -> None:
+    """It stands in nobody's way, neither of who verifies nor of who signs."""
+    sign_by_hand(registry_3, image, keys.key)
+    push_blob(registry_3.url, image.repository, b"{}")
+    proper = manifest(Descriptor.of(CONFIG, b"{}"), [Descriptor.of("l", b"{}")], {})
+    put_manifest(
+        registry_3.url, image.repository, f"{image.digest}.sig".replace(":", "-"), MANIFEST, proper.replace(b'l","size":2', b'l","size":-1')
+    )
+    assert verified(registry_3, image, keys).files == len(FILES)
+    sign_image(registry_3.keychain, image, keys.key)
+    assert cosign(str(image), keys.public, old=True) == 1
