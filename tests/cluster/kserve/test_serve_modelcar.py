@@ -90,6 +90,18 @@ def test_a_modelcar_is_served_its_files_are_seen_and_a_second_run_changes_nothin
     assert left == []
 
 
+def test_pods_of_before_do_not_count_nor_does_what_the_tag_named_before(serving: Serving, kserve_cluster: devcluster.Cluster) -> None:
+    repository = f"models/{serving.name}-moved"
+    image = push_model(kserve_cluster, serving.kube, repository, based=True)
+    [before] = serving.serve("moved", image).pods
+    changed = serving.serve("moved", image, resources={"cpu": "0.1", "memory": "65536Ki"}, look_at_files=False)
+    assert (changed.action, [pod.name == before.name for pod in changed.pods]) == ("configured", [False])
+    same_sizes = {path: bytes(len(body)) for path, body in FILES.items()}
+    assert push_model(kserve_cluster, serving.kube, repository, based=True, files=same_sizes) == image
+    with pytest.raises(ServingFailed, match=r"the tag was moved after the node pulled it; serve it by digest"):
+        serving.serve("moved", image, resources={"cpu": "0.1", "memory": "65536Ki"})
+
+
 def test_an_image_without_a_shell_is_served_natively_and_refused_as_a_modelcar(serving: Serving) -> None:
     with pytest.raises(Refused, match="has no sh, ln, ls, sleep, which a modelcar runs"):
         serving.serve("bare", serving.bare)
