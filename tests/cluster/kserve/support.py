@@ -42,10 +42,22 @@ def wait_pod(cluster: devcluster.Cluster, namespace: str, pod: str) -> None:
 
 
 def digests_in(cluster: devcluster.Cluster, namespace: str, pod: str, container: str, directory: str) -> dict[str, str]:
-    """SHA-256 of each file below the directory, as the container sees it."""
+    """SHA-256 of each file below the directory, as the container sees it.
+
+    Not by `kubectl exec`: where the cluster itself runs in a chroot, runc's exec ends in that one's root and not in the container's.
+    """
     script = f"cd {directory} && find . -type f -exec sha256sum {{}} +"
-    told = _kubectl(cluster, f"--namespace={namespace}", "exec", pod, "-c", container, "--", "sh", "-c", script)
-    return {path: digest for digest, path in (line.split("  ./", 1) for line in told.splitlines())}
+    entered = ["nsenter", "--target", _pid_of(cluster, namespace, pod, container), "--mount", "--root", "--pid"]
+    done = cluster.enter([*entered, "sh", "-c", script])
+    assert done.returncode == 0, done.stderr
+    return {path: digest for digest, path in (line.split("  ./", 1) for line in done.stdout.splitlines())}
+
+
+def _pid_of(cluster: devcluster.Cluster, namespace: str, pod: str, container: str) -> str:
+    live = json.loads(_kubectl(cluster, f"--namespace={namespace}", "get", "pod", pod, "--output=json"))
+    (task,) = (each["containerID"].rpartition("/")[2] for each in live["status"]["containerStatuses"] if each["name"] == container)
+    listed = cluster.enter(["ctr", "--namespace", "k8s.io", "tasks", "ls"]).stdout
+    return next(line.split()[1] for line in listed.splitlines() if line.startswith(task))
 
 
 def _kubectl(cluster: devcluster.Cluster, *arguments: str, stdin: str | None = None) -> str:
