@@ -57,7 +57,7 @@ def build_modelcar(  # noqa: PLR0913, PLR0917 - these are the fields of the form
     Args:
         model: Name of the model; it becomes the image's title.
         path: Path of the version's files below the source's prefix, for example all-minilm-l6-v2/v1; or a version on the cache's claim,
-            for example pvc://modelyard-models-cache/all-minilm-l6-v2/v1.
+            for example pvc://modelyard-models-cache/all-minilm-l6-v2/v1, which can only be built unsigned.
         repository: Repository in the registry, for example models/all-minilm-l6-v2.
         version: Name of this version; empty: the last directory of the path.
         source: Name of the Modelyard S3 Source block to read from; not used for a version on a claim.

@@ -29,7 +29,7 @@ from modelyard.names import artifact_key, name_problem
 from modelyard.oci.access import Keychain
 from modelyard.oci.environment import secret_of
 from modelyard.orders import Report
-from modelyard.plans.modelcar import ModelcarFacts, ModelcarPlan, ModelcarRequest, plan_modelcar
+from modelyard.plans.modelcar import ModelcarFacts, ModelcarPlan, ModelcarRequest, plan_modelcar, vouching_problems
 from modelyard.plans.placement import node_for
 from modelyard.signing.trust import Trust
 from modelyard.sources.s3 import S3Source as S3Files
@@ -140,7 +140,7 @@ def site_of(path: str, source: str, registry: OciRegistry, cache: str | None, cl
     """Where ``path`` is read and the image built.
 
     Raises:
-        Refused: the path is on a claim, and no cache is named whose claim it is.
+        Refused: the path is on a claim, and no cache is named whose claim it is; or somebody is to trust what is built from it.
     """
     on_claim = path.startswith(CLAIM)
     files = None if on_claim else load_block(S3Source, source)
@@ -149,7 +149,10 @@ def site_of(path: str, source: str, registry: OciRegistry, cache: str | None, cl
             raise Refused([Problem("cache", "is empty, and the path is on a claim", "name the cache whose claim it is")])
         return InRun(files, files.location(path), registry.keychain(), trust)
     kube, spec = load_cache(cache, cluster)
-    return BesideData(kube, spec, files.location(path) if files else claim_location(path, spec.claim), files, registry)
+    location = files.location(path) if files else claim_location(path, spec.claim)
+    if trust and (problems := vouching_problems(location)):
+        raise Refused(problems)
+    return BesideData(kube, spec, location, files, registry)
 
 
 def claim_location(path: str, claim: str) -> ClaimLocation:

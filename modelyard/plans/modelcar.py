@@ -15,7 +15,7 @@ from modelyard.images.descriptors import Platform
 from modelyard.images.limits import MAX_LAYERS, limits_of
 from modelyard.images.references import Reference, moving_tag_problem, repository_problem, tag_problem
 from modelyard.images.tar import layer_size
-from modelyard.models import BuildSource, FileRecord, SourceFile, Value, WeightPolicy, content_digest
+from modelyard.models import BuildSource, ClaimLocation, FileRecord, SourceFile, Value, WeightPolicy, content_digest
 from modelyard.names import name_problem
 from modelyard.plans.digests import RIGHT_OR_WRONG, differing, missing_sums, sums_differences
 from modelyard.plans.paths import MAX_PROBLEMS, path_problems, shown
@@ -231,6 +231,26 @@ def request_problems(request: ModelcarRequest) -> list[Problem]:
     other = [Problem(f"previous {previous}", "is in another registry", "layers are shared within one registry only")] if elsewhere else []
     empty = [] if request.platforms else [Problem("platforms", "names none", "name at least one, for example linux/amd64")]
     return [*names, *named, *other, *empty]
+
+
+def vouching_problems(source: BuildSource) -> list[Problem]:
+    """What stands against a build that is to be signed, or that goes into a registry that demands signatures.
+
+    A version on a claim is compared with its own manifest alone, in which whoever may write the volume may write what they like, also
+    where each file came from. A signature over an image of it would say that those objects were read, and later signed builds would
+    use its layers again without reading them. An image that is not signed says no more than that the claim held it.
+    """
+    if not isinstance(source, ClaimLocation):
+        return []
+    what = "is on a claim, whose files nobody vouches for: whoever may write there may have changed them and their manifest"
+    return [
+        Problem(
+            f"path {source.uri}",
+            what,
+            "build from the bucket (with the cache's block in a Job beside it, if that is what you want), or unsigned, into a registry"
+            " whose block trusts no keys in particular",
+        )
+    ]
 
 
 def source_problems(files: Sequence[SourceFile], subject: str) -> list[Problem]:

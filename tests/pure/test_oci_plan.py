@@ -9,7 +9,7 @@ from modelyard.images.build import BaseImage, ModelLayer, Scan
 from modelyard.images.descriptors import Descriptor, Platform
 from modelyard.images.references import Reference
 from modelyard.images.tar import layer_size
-from modelyard.models import FileRecord, S3Location, SourceFile, WeightPolicy
+from modelyard.models import ClaimLocation, FileRecord, ModelRef, S3Location, SourceFile, WeightPolicy
 from modelyard.plans.modelcar import (
     MAX_SHARED,
     MAX_WEIGHT_LAYERS,
@@ -23,6 +23,7 @@ from modelyard.plans.modelcar import (
     group_files,
     plan_modelcar,
     source_problems,
+    vouching_problems,
 )
 
 GIB = 1024**3
@@ -241,3 +242,9 @@ def test_a_layer_that_is_there_and_is_not_its_authors() -> None:
     told = refusals(plan_modelcar(request(), facts(known=all_known(), sums=sums)))
     assert f"'model.safetensors' has the SHA-256 {'0' * 64}, not {B}" in told
     assert "config.json" not in told
+
+
+def test_nobody_vouches_for_what_lies_on_a_claim() -> None:
+    claim = ClaimLocation(claim="models", model=ModelRef(name="llama", version="v1"))
+    assert [problem.subject for problem in vouching_problems(claim)] == ["path pvc://models/llama/v1"]
+    assert not vouching_problems(SOURCE)

@@ -14,7 +14,7 @@ import pytest
 from prefect_aws import MinIOCredentials
 from pydantic import SecretStr, ValidationError
 
-from blocks import Cluster, OciRegistry, S3Source, SigningKey, load_block
+from blocks import Cluster, ModelCache, OciRegistry, S3Source, SigningKey, load_block
 from flows.model_sources import model_source
 from flows.modelcar import build_modelcar
 from flows.prepull import prepull_image
@@ -132,6 +132,20 @@ def refusing_cluster() -> Iterator[tuple[str, list[dict[str, Any]]]]:
         Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}", asked
         server.shutdown()
+
+
+@pytest.mark.parametrize("signed", [True, False], ids=["a key", "a registry that demands signatures"])
+def test_what_lies_on_a_claim_is_not_signed(signed: bool, name: str, registry_3: Registry) -> None:  # noqa: FBT001
+    """Whoever may write there could have other files signed as the bucket's; nothing is asked of the cluster, which is none."""
+    Cluster(kubeconfig=SecretStr(KUBECONFIG)).save(name)
+    cache = ModelCache(storage_size="1Gi", loader_image="r.example/loader:1")
+    cache.save(name)
+    free = f"{name}-all"
+    OciRegistry(host=registry_3.host, plain_http=True).save(free)
+    told: dict[str, Any] = {"registry": free, "signing_key": name} if signed else {"registry": name}
+    path = f"pvc://{cache.spec().claim}/m/v1"
+    with pytest.raises(Refused, match=r"is on a claim, whose files nobody vouches for.*build from the bucket"):
+        build_modelcar("m", path, "models/claimed", cache=name, cluster=name, base="none", **told)
 
 
 def test_without_trusted_keys_nothing_is_demanded(name: str, registry_3: Registry) -> None:
