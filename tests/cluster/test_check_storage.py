@@ -218,7 +218,7 @@ def _let_delete_claims(stack: Stack) -> None:
 def test_an_account_that_may_not_list_nodes_checks_one_and_says_so(stack: Stack, kubeconfig: str, monkeypatch: pytest.MonkeyPatch) -> None:
     account = limited(stack.kube, kubeconfig, stack.name)
     _let_delete_claims(stack)
-    monkeypatch.setattr("flows.check_storage.Kube", lambda _: account)
+    monkeypatch.setattr("flows.cache_blocks.Kube", lambda _: account)
     report = run(stack, storage_class="devcluster-limited")
     notes = told(report, Severity.NOTE)
     assert "may not list nodes" in notes
