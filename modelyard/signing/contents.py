@@ -14,10 +14,8 @@ from modelyard.images.entries import Links
 from modelyard.images.tar import ROOT
 from modelyard.models import FileRecord, SourceFile
 from modelyard.oci.registry import Repository
-from modelyard.sources.layer_index import read_index
+from modelyard.sources.layer_index import MAX_BASE_LAYER, read_index
 
-#: Base layers up to this are read at each check; a base with a shell has a few MB.
-MAX_BASE_LAYER = 64 * 1024 * 1024
 _TOO_LARGE = f"is a base's layer of more than {MAX_BASE_LAYER // 1024**2} MiB, which is not looked into here"
 
 

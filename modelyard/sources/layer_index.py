@@ -20,6 +20,8 @@ _NEXT_STEP = "build the image anew: files below models/, in layers of tar or tar
 #: Files, links and problems of an image are kept until it is read. A model has thousands of files, a base's system tens of thousands of
 #: links; a small layer that unpacks to millions of entries is an attack on the memory: this many take some 50 MB.
 MOST_ENTRIES = 100_000
+#: Base layers up to this are looked into, each time; a base with a shell has a few MB.
+MAX_BASE_LAYER = 64 * 1024 * 1024
 _PLAIN, _GZIP = (".tar", "tar"), ("gzip",)
 
 

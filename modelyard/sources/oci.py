@@ -5,7 +5,7 @@ A modelcar's annotations tell its files, so it is listed by its manifest alone. 
 """
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from modelyard.errors import ModelyardError, Problem, Refused, RegistryMissing, SourceChanged, SourceUnavailable
@@ -13,20 +13,24 @@ from modelyard.images.build import CONTENT, read_layers
 from modelyard.images.descriptors import Descriptor, Document, Platform
 from modelyard.images.entries import Links
 from modelyard.images.references import Reference
+from modelyard.images.tar import ROOT
 from modelyard.models import Checksum, FileRecord, OciLocation, SourceFile, content_digest
 from modelyard.oci.access import Keychain
 from modelyard.oci.downloads import Download
 from modelyard.oci.http import Patience
 from modelyard.oci.registry import Repository
+from modelyard.plans.paths import shown
 from modelyard.quantities import format_bytes
 from modelyard.sources.base import Done, Sink
-from modelyard.sources.layer_index import MOST_ENTRIES, Indexed, Place, read_index, told_index
+from modelyard.sources.layer_index import MAX_BASE_LAYER, MOST_ENTRIES, Indexed, Place, read_index, told_index
 from modelyard.sources.layer_stream import Forward, Gunzip
 
 #: Which of an index's images is taken where it lists it: the model's files are the same in all of them.
 _FIRST_CHOICE = Platform(os="linux", architecture="amd64")
 #: Runtimes mount about a hundred and twenty; each that is not ours is read to be listed.
 _MOST_LAYERS = 1000
+
+_MOST_PLATFORMS = 64
 
 
 class OciSource:
@@ -134,17 +138,31 @@ class OciSource:
         manifest = self._repository.find(taken.digest)
         if manifest is None or manifest.is_index:
             raise RegistryMissing(f"{self.location.uri}: lists {taken.digest} for {taken.platform}, which is no image that is there")
+        if problems := [*self._others_problems(manifest, [each for each in listed if each.digest != taken.digest])]:
+            raise Refused(problems)
         return manifest
 
+    def _others_problems(self, manifest: Document, others: Sequence[Descriptor]) -> Iterator[Problem]:
+        """Where another platform's node would get another model than the one that is loaded, as far as the manifests tell."""
+        if len(others) > _MOST_PLATFORMS:
+            yield Problem(self.location.uri, f"is an index of more than {_MOST_PLATFORMS} images", "load one of them, by its digest")
+            return
+        records = _records(manifest)
+        for each in others:
+            other = self._repository.find(each.digest)
+            if other and _records(other) != records:
+                what = f"has other files of the model for {each.platform} than for the one that is loaded"
+                yield Problem(self.location.uri, what, "build the image anew, or load one platform's, by its digest")
+
     def _layers(self, manifest: Document) -> Indexed:
-        """The files of all layers; what stands below the first layer of a modelcar of ours is its base, and no part of the model."""
+        """The files of all layers; what stands below the first layer of a modelcar of ours is its base, which has no part of the model."""
         ours = {layer.digest: layer for layer in read_layers(manifest)}
         layers = manifest.descriptors("layers")
         if len(layers) > _MOST_LAYERS:
             raise Refused([Problem(self.location.uri, f"has more than {_MOST_LAYERS} layers", "no runtime takes so many; build it anew")])
         first = next((number for number, layer in enumerate(layers) if layer.digest in ours), 0)
+        links = self._links_of_base(layers[:first])
         found: Indexed = []
-        links = Links()
         for layer in layers[first:]:
             if layer.digest in ours:
                 found += told_index(ours[layer.digest], layer)
@@ -155,9 +173,37 @@ class OciSource:
                 raise Refused([Problem(self.location.uri, f"holds more than {MOST_ENTRIES} files", "split the model into images")])
         return found
 
-    def _read_layer(self, layer: Descriptor, links: Links) -> tuple[Indexed, Links]:
-        self._note(f"{self.location.uri}: layer {layer.digest} ({format_bytes(layer.size)}) is not one of ours: it is read to be listed")
+    def _links_of_base(self, layers: Sequence[Descriptor]) -> Links:
+        """The links in the base's layers. A node that mounts the image would find the base's files among the model's; the index has none.
+
+        Raises:
+            Refused: there are files of a model, or a layer is too large to be looked into.
+        """
+        links, problems = Links(), list[Problem]()
+        for layer in layers:
+            subject = f"{self.location.uri}: layer {layer.digest} of its base"
+            if layer.size > MAX_BASE_LAYER:
+                what = f"has {format_bytes(layer.size)}; up to {format_bytes(MAX_BASE_LAYER)} are looked into for files of a model"
+                problems.append(Problem(subject, what, "build the image on a smaller base, or load the model from where it was built from"))
+                continue
+            found, links = self._read_layer(layer, links, "is its base's: it is read to see that no file of the model is there")
+            problems += [
+                Problem(subject, f"holds {shown(ROOT + file.path)}, which nothing records", "do not use it") for file, _ in found[:1]
+            ]
+        if problems:
+            raise Refused(problems)
+        return links
+
+    def _read_layer(
+        self, layer: Descriptor, links: Links, why: str = "is not one of ours: it is read to be listed"
+    ) -> tuple[Indexed, Links]:
+        self._note(f"{self.location.uri}: layer {layer.digest} ({format_bytes(layer.size)}) {why}")
         return self._repository.patience.through(lambda: read_index(self._repository, layer, links, whole=self._whole))
+
+
+def _records(manifest: Document) -> dict[str, str]:
+    """What the layers of ours record; nothing, where none is of ours."""
+    return {record.path: record.sha256 for layer in read_layers(manifest) for record in layer.files}
 
 
 def _twice(found: Indexed) -> list[Problem]:

@@ -1,6 +1,7 @@
 """An image onto a volume: a modelcar of ours and images that are not; every byte checked, and the same version as from the bucket."""
 
 import hashlib
+import json
 import os
 import secrets
 import signal
@@ -20,9 +21,9 @@ from modelyard.oci.http import Patience
 from modelyard.orders import LoadSpec, RegistryAddress, VerifySpec
 from modelyard.sources.oci import OciSource
 from tests.services.oci.archives import GZIP, TAR, archive, file, model_layer, push_image
-from tests.services.oci.bases import push_base, put_manifest
+from tests.services.oci.bases import descriptor, push_base, push_blob, put_manifest
 from tests.services.oci.building import AMD64, ARM64, Builder
-from tests.services.oci.oracle import MANIFEST, get
+from tests.services.oci.oracle import INDEX, MANIFEST, get
 from tests.services.oci.registries import KINDS, Registry, running_registry
 from tests.services.oci.registry_proxy import Fault, RegistryProxy, proxy_before
 from tests.services.oci.token_server import USER, token_server
@@ -95,7 +96,9 @@ def test_a_modelcar_is_the_same_version_as_its_bucket(versioned_bucket: Bucket, 
     assert result["digest"] == from_bucket["digest"] == image.content_digest
     assert (result["fetched_bytes"], result["unverified_files"]) == (sum(map(len, FILES.values())), 0)
     assert manifest.source == spec.source
-    assert len(registry.requests("GET", f"/v2/{repository}/blobs")) - read == len([body for body in FILES.values() if body])
+    assert len(registry.requests("GET", f"/v2/{repository}/blobs")) - read == len([body for body in FILES.values() if body]) + len(
+        ["the base"]
+    )
     again = other.run(spec).succeeded()
     assert (again["fetched_bytes"], again["digest"]) == (0, result["digest"])
 
@@ -258,6 +261,47 @@ def test_annotations_that_lie(registry_3: Registry, bucket: Bucket, loader: Load
     spec = order(location(registry_3, repository, "both"))
     loader.run(spec, MODELYARD_LOADER_ATTEMPTS="2").failed("ContentMismatch", "SHA256 is", code=75)
     assert_absent(loader.root)
+
+
+def test_platforms_that_hold_other_files(registry_3: Registry, bucket: Bucket) -> None:
+    """A node of the other platform would get another model than the one that is loaded."""
+    bucket.put({"a": b"1234"})
+    repository = new_repository()
+    Builder(bucket, registry_3).build(repository=repository, platforms=(AMD64, ARM64))
+    _, _, index = get(registry_3.host, f"/v2/{repository}/manifests/v1")
+    listed = json.loads(index)
+    [arm] = [each for each in listed["manifests"] if each["platform"]["architecture"] == "arm64"]
+    _, _, body = get(registry_3.host, f"/v2/{repository}/manifests/{arm['digest']}")
+    other = body.replace(hashlib.sha256(b"1234").hexdigest().encode(), hashlib.sha256(b"4321").hexdigest().encode())
+    arm |= {"digest": f"sha256:{hashlib.sha256(other).hexdigest()}", "size": len(other)}
+    put_manifest(registry_3.url, repository, arm["digest"], MANIFEST, other)
+    put_manifest(registry_3.url, repository, "two", INDEX, json.dumps(listed).encode())
+    assert order(location(registry_3, repository)).listing.files == 1
+    with pytest.raises(Refused, match="has other files of the model for linux/arm64 than for the one that is loaded"):
+        order(location(registry_3, repository, "two"))
+
+
+@pytest.mark.parametrize("kind", ["a file", "a large layer"])
+def test_a_base_that_holds_files_of_a_model(kind: str, registry_3: Registry, bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A node that mounts the image has it among the model's; a layer that is too large to be looked into may hold it."""
+    bucket.put({"a": b"1234"})
+    repository = new_repository()
+    image, _ = Builder(bucket, registry_3).build(repository=repository)
+    _, _, body = get(registry_3.host, f"/v2/{repository}/manifests/{image.platforms['linux/amd64']}")
+    manifest = json.loads(body)
+    base = archive(file("models/evil.py" if kind == "a file" else "bin/sh", b"x"))
+    manifest["layers"].insert(0, descriptor(TAR, push_blob(registry_3.url, repository, base), base))
+    put_manifest(registry_3.url, repository, "harmed", MANIFEST, json.dumps(manifest).encode())
+    if kind == "a large layer":
+        assert order(location(registry_3, repository, "harmed")).listing.files == 1
+        monkeypatch.setattr("modelyard.sources.oci.MAX_BASE_LAYER", len(base) - 1)
+    said = (
+        r"of its base: holds 'models/evil\.py'"
+        if kind == "a file"
+        else "are looked into for files of a model; build the image on a smaller"
+    )
+    with pytest.raises(Refused, match=said):
+        order(location(registry_3, repository, "harmed"))
 
 
 # Who may read -----------------------------------------------------------------------------------------------------------
