@@ -14,6 +14,7 @@ from modelyard.models import SourceFile
 from modelyard.oci.downloads import Download, whole_blob
 from modelyard.oci.registry import Repository
 from modelyard.plans.paths import MAX_PROBLEMS, shown
+from modelyard.sources.layer_headers import strict_headers
 from modelyard.sources.layer_stream import BadArchive, Forward, Gunzip, Mark
 
 _NEXT_STEP = "build the image anew: files below models/, in layers of tar or tar+gzip"
@@ -80,10 +81,12 @@ def read_index(repository: Repository, layer: Descriptor, links: Links | None, *
     walk = _Walk(stream, layer, links, hash_files=whole)
     try:
         walk.run()
-    except (BadArchive, tarfile.TarError) as error:
+    except (ValueError, tarfile.TarError) as error:  # BadArchive, and what tarfile raises for texts that are no numbers
         if whole and _ended(blob) and f"sha256:{hasher.hexdigest()}" != layer.digest:
             raise _mismatch(repository, layer) from error  # broken on its way, perhaps
         raise Refused([Problem(f"layer {layer.digest}", str(error), _NEXT_STEP)]) from error
+    finally:
+        stream.close()
     if (whole or gzip) and f"sha256:{hasher.hexdigest()}" != layer.digest:
         raise _mismatch(repository, layer)
     marks = tuple(inflater.marks) if inflater else None
@@ -117,7 +120,13 @@ class _Walk:
 
     def run(self) -> None:
         """Read the archive to its end."""
-        archive = tarfile.TarFile(fileobj=self._stream, mode="r", encoding="utf-8", errors="surrogateescape")  # type: ignore[arg-type]
+        archive = tarfile.TarFile(
+            fileobj=self._stream,  # type: ignore[arg-type]
+            mode="r",
+            tarinfo=strict_headers(self._stream),
+            encoding="utf-8",
+            errors="surrogateescape",
+        )
         entry = archive.firstmember  # type: ignore[attr-defined]
         archive.firstmember = None  # type: ignore[attr-defined]
         while entry is not None:

@@ -93,15 +93,16 @@ class Forward:
         self._chunks, self._jump = chunks, jump
         self._buffer = memoryview(b"")
         self._position = 0
-        self.last = b""
+        self.last = self.before = b""
 
     def tell(self) -> int:
         return self._position
 
     def read(self, size: int) -> bytes:
-        """``size`` bytes, fewer only at the end; kept as ``last``."""
+        """``size`` bytes, fewer only at the end; kept as ``last``, and what was read so before them as ``before``."""
         if size > _LONGEST_READ:
             raise BadArchive(f"has a header of {size} bytes")
+        self.before = self.last
         self.last = b"".join(bytes(part) for part in self.parts(size))
         return self.last
 
@@ -132,6 +133,10 @@ class Forward:
             part, self._buffer = self._buffer, memoryview(b"")
             self._position += len(part)
             yield part
+
+    def close(self) -> None:
+        """Let go of where the bytes come from: a connection, which must not wait for the garbage collector."""
+        self._chunks, self._jump, self._buffer = iter(()), None, memoryview(b"")
 
     def _fill(self) -> bool:
         chunk = next(self._chunks, None)

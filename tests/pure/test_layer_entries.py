@@ -1,6 +1,7 @@
 """Layers' entries and archives: what is a model's file, what is passed over, and how a compressed archive is begun in its middle."""
 
 import gzip
+import io
 import os
 import random
 import tarfile
@@ -10,8 +11,10 @@ import pytest
 
 from flows.modelcar_sites import claim_location
 from modelyard.errors import Refused
+from modelyard.images.descriptors import LAYER, Descriptor
 from modelyard.images.entries import Links, entry_problem, global_problem, model_path
 from modelyard.models import ClaimLocation, ModelRef
+from modelyard.sources.layer_index import _Walk
 from modelyard.sources.layer_stream import BadArchive, Forward, Gunzip
 
 MIB = 1024 * 1024
@@ -88,6 +91,74 @@ def test_names_below_a_link_that_was_seen() -> None:
 def test_global_headers_that_change_entries(told: dict[str, str]) -> None:
     assert "has a header for all entries" in str(global_problem(told))
     assert global_problem({"comment": "a commit", "mtime": "1"}) is None
+
+
+def header(name: str, content: bytes = b"", kind: bytes = tarfile.REGTYPE, **patched: tuple[int, bytes]) -> bytes:
+    """A header with these bytes at these places, and its content."""
+    found = entry(name, kind)
+    found.size = len(content)
+    block = bytearray(found.tobuf(tarfile.USTAR_FORMAT))
+    for at, value in patched.values():
+        block[at : at + len(value)] = value
+    block[148:156] = b" " * 8
+    block[148:156] = b"%06o\0 " % sum(block)
+    return bytes(block) + content + bytes(-len(content) % 512)
+
+
+def records(kind: bytes = tarfile.XHDTYPE, **told: str) -> bytes:
+    lines = [f" {key.replace('_', '.')}={value}\n" for key, value in told.items()]
+    return header("pax", "".join(f"{len(line) + 2}{line}" for line in lines).encode(), kind)
+
+
+EVIL = header("models/evil.bin", b"evil")
+LONG = header("././@LongLink", b"bin/sh\0", tarfile.GNUTYPE_LONGNAME)
+TWO_READINGS = {
+    "two extended": records(path="models/x") + records(path="bin/sh") + EVIL,
+    "two long": LONG + LONG + EVIL,
+    "extended and long": records(path="bin/sh") + LONG + EVIL,
+    "extended and global": records(path="bin/sh") + records(tarfile.XGLTYPE, comment="x") + EVIL,
+    "globals without end": records(tarfile.XGLTYPE, comment="x") * 3000 + EVIL,
+    "Solaris's": records(tarfile.SOLARIS_XHDTYPE, path="bin/sh") + EVIL,
+    "GNU's times": header("models/evil.bin", magic=(257, b"ustar  \0"), time=(345, b"14000000000")),
+    "star's times": header("models/evil.bin", prefix=(345, b"bin"), star=(508, b"tar\0")),
+    "a size behind a zero": header("bin/sh", EVIL, size=(124, b"\0" + b"%010o\0" % len(EVIL))),
+    "a size with a sign": header("bin/sh", size=(124, b"+0000000000\0")),
+    "a directory with content": header("bin/", EVIL, tarfile.AREGTYPE),
+    "another name of a sparse one": records(path="models/x", GNU_sparse_name="bin/sh") + EVIL,
+    "an empty name": records(path="") + EVIL,
+    "a length with a sign": header("pax", b"+24 path=models/evil.bin\n", tarfile.XHDTYPE) + header("bin/sh"),
+    "no text": header("pax", b"21 hdrcharset=\xff\xff\xff\xff\xff\n", tarfile.XHDTYPE) + b"?",
+}
+
+
+def files_of(archive: bytes) -> list[str]:
+    layer = Descriptor.of(LAYER, archive)
+    walk = _Walk(Forward(iter(chunks(archive))), layer, Links(), hash_files=True)
+    walk.run()
+    return [found.path for found, _ in walk.found]
+
+
+@pytest.mark.parametrize("name", TWO_READINGS)
+def test_headers_of_which_readers_make_different_files(name: str) -> None:
+    with pytest.raises(ValueError, match=r"readers take differently|codec can't decode"):
+        files_of(TWO_READINGS[name] + bytes(1024))
+
+
+@pytest.mark.parametrize("form", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT, tarfile.USTAR_FORMAT])
+def test_headers_as_builders_write_them(form: int) -> None:
+    """Long names and links, a global comment, owners with names, large sizes' form, times with fractions."""
+    buffer = io.BytesIO()
+    names = ["a", "d" * 90 + "/" + "e" * 60, *([] if form == tarfile.USTAR_FORMAT else ["f" * 200, "é" * 90])]
+    with tarfile.open(fileobj=buffer, mode="w", format=form, pax_headers={"comment": "x"}) as packed:
+        packed.addfile(entry("models", tarfile.DIRTYPE))
+        for name in names:
+            found = entry(f"models/{name}")
+            found.size, found.uname, found.mtime, found.uid = 3, "röot", 1.5 if form == tarfile.PAX_FORMAT else 1, 70_000
+            packed.addfile(found, io.BytesIO(b"abc"))
+        link = entry("bin/" + "l" * 90, tarfile.SYMTYPE)
+        link.linkname = "t" * (90 if form == tarfile.USTAR_FORMAT else 150)
+        packed.addfile(link)
+    assert files_of(buffer.getvalue()) == names
 
 
 def chunks(content: bytes, size: int = 70_001) -> list[bytes]:
