@@ -10,7 +10,7 @@ from prefect.logging import get_run_logger
 from pydantic import Field
 
 from blocks import OciRegistry, SigningKey, load_block
-from flows.modelcar_sites import end_build, end_build_never_started, image_key, site_of
+from flows.modelcar_sites import InRun, end_build, end_build_never_started, image_key, site_of
 from flows.parameters import ShortText
 from flows.signing import believing, trust_of
 from modelyard.errors import Problem, Refused
@@ -86,7 +86,7 @@ def build_modelcar(  # noqa: PLR0913, PLR0917 - these are the fields of the form
     request = request_of(model, version, site.location, Reference(host=target.host, repository=repository, tag=tag), base, platforms)
     rules = {"move_tag": move_tag, "weights": target.weight_formats, "require_digests": target.require_digests}
     request = request.model_copy(update={"previous": _reference(previous, "previous") if previous else None, **rules})
-    request = believing(request, target.keychain(), trust)
+    request = believing(request, target.keychain(), trust, records=isinstance(site, InRun))
     plan = site.plan(request)
     create_markdown_artifact(describe(plan), key=image_key(request, "plan"), description=f"Plan {plan.digest}")
     if dry_run:

@@ -27,7 +27,7 @@ from modelyard.modelcar.tuning import Tuning
 from modelyard.models import ClaimLocation, ModelRef, S3Location
 from modelyard.names import artifact_key, name_problem
 from modelyard.oci.access import Keychain
-from modelyard.oci.environment import secret_of
+from modelyard.oci.environment import VOUCHER_VARIABLE, secret_of
 from modelyard.orders import Report
 from modelyard.plans.modelcar import ModelcarFacts, ModelcarPlan, ModelcarRequest, plan_modelcar, vouching_problems
 from modelyard.plans.placement import node_for
@@ -98,6 +98,7 @@ class BesideData:
     location: S3Location | ClaimLocation
     source: S3Source | None
     registry: OciRegistry
+    trust: Trust | None
 
     def plan(self, request: ModelcarRequest) -> ModelcarPlan:
         """What will be done, as a first Job sees it."""
@@ -121,6 +122,8 @@ def carry_out_build(order: BuildSpec, site: BesideData, timeout: timedelta) -> R
         raise Refused([Problem(subject, "is not there", "preload the model first, or name the block of another cache")])
     progress = LoadProgress(image_key(order.request, "progress"), str(order.request.image))
     secrets = (site.source.secret_data() if site.source else {}) | secret_of(site.registry.keychain())
+    if site.trust and (voucher := site.trust.record_secret(order.request.image)):
+        secrets[VOUCHER_VARIABLE] = voucher.hex()
     report = carry_out(
         site.kube,
         order,
@@ -152,7 +155,7 @@ def site_of(path: str, source: str, registry: OciRegistry, cache: str | None, cl
     location = files.location(path) if files else claim_location(path, spec.claim)
     if trust and (problems := vouching_problems(location)):
         raise Refused(problems)
-    return BesideData(kube, spec, location, files, registry)
+    return BesideData(kube, spec, location, files, registry, trust)
 
 
 def claim_location(path: str, claim: str) -> ClaimLocation:

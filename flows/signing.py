@@ -41,17 +41,20 @@ def trust_of(registry: OciRegistry, key: SigningKey | None) -> Trust | None:
     return Trust(keys, signing) if keys else None
 
 
-def believing(request: ModelcarRequest, keychain: Keychain, trust: Trust | None) -> ModelcarRequest:
-    """The request with what of earlier builds may be used again: all of it, if nothing is to be signed."""
+def believing(request: ModelcarRequest, keychain: Keychain, trust: Trust | None, *, records: bool) -> ModelcarRequest:
+    """The request with what of earlier builds may be used again: all of it, if nothing is to be signed.
+
+    Without ``records`` those of builds that did not end are left to a Job: one that is told of them, as they change, is another Job.
+    """
     if trust is None:
         return request
-    return request.model_copy(update={"believed": find_believed(request, keychain, trust)})
+    return request.model_copy(update={"believed": find_believed(request, keychain, trust, records=records)})
 
 
 @task(task_run_name="trust-{request.model}", cache_policy=NO_CACHE)
-def find_believed(request: ModelcarRequest, keychain: Keychain, trust: Trust) -> tuple[str, ...]:
+def find_believed(request: ModelcarRequest, keychain: Keychain, trust: Trust, *, records: bool) -> tuple[str, ...]:
     """Look which earlier builds a trusted key vouches for; what failed for a passing reason was tried again within."""
-    return trust.believed(keychain, earlier_builds(request))
+    return trust.believed(keychain, earlier_builds(request, records=records))
 
 
 @task(task_run_name="verify-{image}", cache_policy=NO_CACHE)

@@ -17,7 +17,7 @@ from modelyard.caches import CacheSpec
 from modelyard.kube.apply import OWNERSHIP
 from modelyard.kube.resources import GROUP, Manifest
 from modelyard.names import label_value
-from modelyard.oci.environment import AUTHORITY_VARIABLE, CONFIG_VARIABLE
+from modelyard.oci.environment import AUTHORITY_VARIABLE, CONFIG_VARIABLE, VOUCHER_VARIABLE
 from modelyard.orders import Order
 
 CONTAINER = "loader"
@@ -31,7 +31,7 @@ BYTES_ANNOTATION = f"{GROUP}/bytes"
 CA_KEY = "ca.crt"
 _KEY_PAIR = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 CREDENTIAL_KEYS = (*_KEY_PAIR, "AWS_SESSION_TOKEN")
-REGISTRY_KEYS = (CONFIG_VARIABLE, AUTHORITY_VARIABLE)
+REGISTRY_KEYS = (CONFIG_VARIABLE, AUTHORITY_VARIABLE, VOUCHER_VARIABLE)
 SECRET_KEYS = (*CREDENTIAL_KEYS, *REGISTRY_KEYS, CA_KEY)
 
 #: The loader ends with this code when no other try will help.

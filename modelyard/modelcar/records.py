@@ -5,13 +5,15 @@ manifest: it lies where the layers lie (any machine can go on), and while it is 
 """
 
 import hashlib
+import hmac
 import threading
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 
 from modelyard.errors import ModelyardError
 from modelyard.images.build import SOURCE, ModelLayer
 from modelyard.images.descriptors import EMPTY, MANIFEST, Descriptor, Document, manifest, parsed
-from modelyard.images.vouchers import with_voucher
+from modelyard.images.vouchers import with_voucher, without_voucher
 from modelyard.oci.registry import Repository
 
 _SUFFIX = ".modelyard-unfinished"
@@ -20,6 +22,7 @@ _TYPE = "application/vnd.modelyard.unfinished.v1"
 _EMPTY_CONFIG = b"{}"
 #: Gives a signature over a record, or nothing.
 Vouch = Callable[[bytes], str]
+_MAC = "hmac-sha256:"
 
 
 def unfinished_tag(tag: str) -> str:
@@ -27,6 +30,22 @@ def unfinished_tag(tag: str) -> str:
     if len(tag) + len(_SUFFIX) <= _LONGEST_TAG:
         return tag + _SUFFIX
     return hashlib.sha256(tag.encode()).hexdigest() + _SUFFIX
+
+
+@dataclass(frozen=True, slots=True)
+class RecordSecret:
+    """Vouches for the records of one image where the signing key must not be: in a Job. Made from the key and the image's name."""
+
+    value: bytes = field(repr=False)
+
+    def vouch(self, content: bytes) -> str:
+        """The authentication code of a record."""
+        return _MAC + hmac.digest(self.value, content, "sha256").hex()
+
+    def vouches(self, document: Document) -> bool:
+        """Whether a record is as somebody wrote it who has the secret."""
+        content, voucher = without_voucher(document.content)
+        return hmac.compare_digest(voucher.encode(), self.vouch(content).encode())
 
 
 class Unfinished:

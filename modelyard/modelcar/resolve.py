@@ -131,11 +131,15 @@ class _Earlier:
     layers: tuple[KnownLayer, ...] = field(default=())
 
 
-def earlier_builds(request: ModelcarRequest) -> list[Reference]:
+def record_of(image: Reference) -> Reference:
+    """Where the record of a build of ``image`` is, if it did not end."""
+    return image.at(tag=unfinished_tag(image.tag or ""))
+
+
+def earlier_builds(request: ModelcarRequest, *, records: bool = True) -> list[Reference]:
     """Where layers are looked for, the first first: the tag itself, a build of it that did not end, the previous version."""
-    tag = request.image.tag or ""
-    found = [request.image.at(tag=tag), request.image.at(tag=unfinished_tag(tag))]
-    return [*found, request.previous] if request.previous else found
+    record = [record_of(request.image)] if records else []
+    return [request.image.at(tag=request.image.tag or ""), *record, *([request.previous] if request.previous else [])]
 
 
 def _earlier_builds(request: ModelcarRequest, target: Repository) -> list[_Earlier]:

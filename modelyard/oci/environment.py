@@ -10,6 +10,8 @@ from modelyard.oci.access import Access, Keychain, Login, credentials_for, read_
 #: A docker config with the credentials, and the authority of the main registry as PEM text.
 CONFIG_VARIABLE = "MODELYARD_REGISTRY_CONFIG"
 AUTHORITY_VARIABLE = "MODELYARD_REGISTRY_CA"
+#: What a build's Job vouches with for its records, in hexadecimal digits.
+VOUCHER_VARIABLE = "MODELYARD_VOUCHER"
 
 
 def secret_of(keychain: Keychain) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import hmac
 import json
 import re
 from collections.abc import Iterable
@@ -72,6 +73,11 @@ class SigningKey:
     def sign(self, content: bytes) -> bytes:
         """The signature over ``content``, in DER."""
         return self._key.sign(content, ec.ECDSA(hashes.SHA256(), deterministic_signing=True))
+
+    def derived(self, purpose: str) -> bytes:
+        """A secret for one purpose, from which nothing of the key can be told."""
+        value = self._key.private_numbers().private_value.to_bytes(_SECRET_BYTES, "big")
+        return hmac.digest(value, f"modelyard: {purpose}".encode(), "sha256")
 
     def __repr__(self) -> str:
         return f"SigningKey({self.public.hint[:12]})"

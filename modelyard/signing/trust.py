@@ -47,6 +47,10 @@ class Trust:
             return False
         return any(key.verifies(signature, content) for key in self.keys)
 
+    def record_secret(self, image: Reference) -> bytes | None:
+        """What a Job that builds ``image`` vouches with for its records, and believes them by; None without a key."""
+        return self.key.derived(f"records of {image}") if self.key else None
+
     def vouch(self, content: bytes) -> str:
         """The signature of a record; empty without a key to sign with."""
         return base64.b64encode(self.key.sign(content)).decode() if self.key else ""

@@ -4,10 +4,12 @@ import os
 import secrets
 from typing import Any
 
+from modelyard.images.references import Reference
 from modelyard.modelcar.order import BuildResult, BuildSpec, built, listing_of, planned
 from modelyard.modelcar.publish import Modelcar, publish
+from modelyard.modelcar.records import unfinished_tag
 from modelyard.models import ClaimLocation, Listing, ModelRef
-from modelyard.oci.environment import secret_of
+from modelyard.oci.environment import VOUCHER_VARIABLE, secret_of
 from modelyard.oci.registry import Repository
 from modelyard.orders import Report
 from modelyard.plans.modelcar import ModelcarPlan
@@ -91,6 +93,31 @@ def test_rot_on_the_volume_gets_into_no_image(bucket: Bucket, registry_3: Regist
     loader.run(told).failed("VolumeUnusable", "config.json", "verify-cache")
     with Repository(registry_3.access, repository) as target:
         assert target.find("v1") is None
+
+
+def test_a_signed_build_goes_on_with_what_a_job_before_it_finished(bucket: Bucket, registry_3: Registry, loader: Loader) -> None:
+    """Nothing else is believed: its record by the secret that the flow makes of the key, which no pod has."""
+    bucket.put(FILES)
+    builder = Builder(bucket, registry_3)
+    image = builder.request(repository=new_repository()).image
+    plan = planned(report(loader.run(spec_of(builder, image=image, believed=()))))
+    told, read = spec_of(builder, listing_of(plan), image=image, believed=()), plan.new_bytes
+    mine, others = ({VOUCHER_VARIABLE: secrets.token_hex(32)} for _ in range(2))
+    assert report(loader.run(told, **mine)).result.read_bytes == read
+    run = loader.run(told, **mine)
+    assert report(run).result.read_bytes == 0
+    assert mine[VOUCHER_VARIABLE] not in run.output
+    assert report(loader.run(told, **others)).result.read_bytes == read, "written with another secret"
+    assert report(loader.run(told, **mine)).result.read_bytes == read, "the other's record"
+    record = Reference(host=image.host, repository=image.repository, tag=unfinished_tag("v1"))
+    with Repository(registry_3.access, image.repository) as target:
+        document = target.find(record.selector)
+        assert document
+        changed = document.content.replace(b"/m/v1", b"/m/v2", 1)
+        assert changed != document.content
+        target.put_manifest(document.media_type, changed, record.selector)
+    assert report(loader.run(told, **mine)).result.read_bytes == read, "changed by somebody"
+    assert report(loader.run(told)).result.read_bytes == read, "without a key"
 
 
 def test_orders_that_are_refused(bucket: Bucket, registry_3: Registry, loader: Loader) -> None:

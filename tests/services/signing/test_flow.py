@@ -23,6 +23,8 @@ from flows.signing import demand_signature, trust_of
 from flows.verify_image import verify_image
 from modelyard.errors import ClusterRefused, Refused
 from modelyard.images.references import Reference
+from modelyard.oci.environment import VOUCHER_VARIABLE
+from modelyard.signing.trust import Trust
 from tests.services.oci.registries import Registry
 from tests.services.s3_fixtures import _ACCESS_KEY, SECRET_KEY, Bucket
 from tests.services.signing.conftest import PASSWORD, KeyPair
@@ -108,6 +110,26 @@ def test_what_is_pulled_is_what_was_verified(name: str, bucket: Bucket, registry
     pulled = {volume["image"]["reference"] for job in asked for volume in job["spec"]["template"]["spec"]["volumes"]}
     assert pulled == {built.image.image}
     assert built.image.image.startswith(f"{image}@sha256:")
+
+
+def test_a_job_has_a_secret_of_the_keys_and_not_the_key(name: str, bucket: Bucket, keys: KeyPair, other_keys: KeyPair) -> None:
+    """With it, it goes on with what a Job before it finished."""
+    bucket.put({"config.json": b"{}"})
+    ModelCache(storage_size="1Gi", loader_image="r.example/loader:1").save(name)
+    with refusing_cluster() as (url, asked):
+        Cluster(kubeconfig=SecretStr(KUBECONFIG.replace("https://127.0.0.1:9", url))).save(name)
+        for key in (name, ""):
+            with pytest.raises(ClusterRefused):
+                build_modelcar("m", "m/v1", "m", source=name, registry=name, base="none", cache=name, cluster=name, signing_key=key)
+    signed, unsigned = (
+        {each["name"] for each in job["spec"]["template"]["spec"]["containers"][0]["env"] if "valueFrom" in each} for job in asked
+    )
+    assert signed - unsigned == {VOUCHER_VARIABLE}
+    images = [Reference(host="r.example", repository="m", tag=tag) for tag in ("v1", "v2")]
+    found = [Trust((pair.key.public,), pair.key).record_secret(image) for pair in (keys, other_keys) for image in images]
+    assert len({*found}) == len(found)
+    assert Trust((keys.key.public,), keys.key).record_secret(images[0]) == found[0], "each run makes the same"
+    assert Trust((keys.key.public,)).record_secret(images[0]) is None
 
 
 @contextmanager
