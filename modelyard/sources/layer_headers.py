@@ -6,6 +6,8 @@ such headers. https://github.com/golang/go/blob/master/src/archive/tar/reader.go
 
 import re
 import tarfile
+from collections.abc import Callable
+from typing import Self
 
 from modelyard.sources.layer_stream import BadArchive, Forward
 
@@ -19,7 +21,7 @@ _RECORD = re.compile(rb"([1-9][0-9]{0,9}) ([^=]+)=")
 _VALUED = {b"path", b"linkpath", b"size"}
 
 
-def strict_headers(stream: Forward) -> type[tarfile.TarInfo]:
+def strict_headers(stream: Forward) -> "type[StrictHeader]":
     """For ``TarFile(tarinfo=...)`` over ``stream``: its headers, each looked at as it is read.
 
     Raises (while the archive is read):
@@ -27,21 +29,43 @@ def strict_headers(stream: Forward) -> type[tarfile.TarInfo]:
     """
     before: list[tuple[bytes, int]] = []  # headers that tell of the next entry: kind, size
 
-    class Header(tarfile.TarInfo):
-        @classmethod
-        def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "Header":
-            found = super().frombuf(buf, encoding, errors)
-            if before and before[-1][0] in {_EXTENDED, _GLOBAL}:
-                _require_records(stream.before[: before[-1][1]])
-            if what := _block_problem(bytes(buf), found) or _order_problem(found, [kind for kind, _ in before]):
-                raise BadArchive(f"has a header that readers take differently: {what}")
-            if found.type in _EXTENSIONS:
-                before.append((found.type, found.size))
-            else:
-                before.clear()
-            return found
+    def look(block: bytes, found: tarfile.TarInfo) -> None:
+        if before and before[-1][0] in {_EXTENDED, _GLOBAL}:
+            _require_records(stream.before[: before[-1][1]])
+        if what := _block_problem(block, found) or _order_problem(found, [kind for kind, _ in before]):
+            raise BadArchive(f"has a header that readers take differently: {what}")
+        if found.type in _EXTENSIONS:
+            before.append((found.type, found.size))
+        else:
+            before.clear()
 
-    return Header
+    return type("Header", (StrictHeader,), {"look": staticmethod(look)})
+
+
+class StrictHeader(tarfile.TarInfo):
+    """A header that was looked at before anything was made of it; ``was_looked_at`` tells that this Python's tarfile came by here."""
+
+    look: Callable[[bytes, tarfile.TarInfo], None]
+    was_looked_at = False
+
+    @classmethod
+    def _looked_at(cls, block: bytes | bytearray, found: Self) -> Self:
+        cls.look(bytes(block), found)
+        found.was_looked_at = True
+        return found
+
+    # Where tarfile makes headers differs by the patches that a Python has: some call frombuf, newer ones _frombuf.
+    if hasattr(tarfile.TarInfo, "_frombuf"):
+
+        @classmethod
+        def _frombuf(cls, buf: bytes, encoding: str, errors: str, *, dircheck: bool = True) -> Self:
+            made = super()._frombuf(buf, encoding, errors, dircheck=dircheck)  # type: ignore[misc]  # not in every release
+            return cls._looked_at(buf, made)
+    else:
+
+        @classmethod
+        def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+            return cls._looked_at(buf, super().frombuf(buf, encoding, errors))
 
 
 def _block_problem(block: bytes, found: tarfile.TarInfo) -> str | None:

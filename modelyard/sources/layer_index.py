@@ -5,7 +5,7 @@ import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from modelyard.errors import ContentMismatch, Problem, Refused
+from modelyard.errors import ContentMismatch, LoaderFailed, Problem, Refused
 from modelyard.images.build import ModelLayer
 from modelyard.images.descriptors import Descriptor
 from modelyard.images.entries import Links, entry_problem, global_problem, model_path
@@ -140,6 +140,8 @@ class _Walk:
             raise Refused(_first(self._problems, self._layer))
 
     def _add(self, entry: tarfile.TarInfo) -> None:
+        if not getattr(entry, "was_looked_at", False):
+            raise LoaderFailed("this Python's tarfile reads headers past the checks of layers; use the loader's image, or another Python")
         if what := entry_problem(entry) or self.links.problem(entry):
             self._problems.append(Problem(f"layer {self._layer.digest}: {shown(entry.name)}", what, _NEXT_STEP))
         elif (path := model_path(entry)) is not None:

@@ -140,7 +140,8 @@ def files_of(archive: bytes) -> list[str]:
 
 @pytest.mark.parametrize("name", TWO_READINGS)
 def test_headers_of_which_readers_make_different_files(name: str) -> None:
-    with pytest.raises(ValueError, match=r"readers take differently|codec can't decode"):
+    # Newer patches of Python refuse some of them by themselves.
+    with pytest.raises((ValueError, tarfile.TarError), match=r"readers take differently|codec can't decode|invalid header"):
         files_of(TWO_READINGS[name] + bytes(1024))
 
 
