@@ -13,7 +13,7 @@ import pytest
 
 import devcluster
 from modelyard.kube.client import Kube
-from tests.cluster.shared_cluster import run_directory, shared_cluster
+from tests.cluster.shared_cluster import run_directory, shared_cluster, steady
 from tests.cluster.support import connect
 
 
@@ -25,6 +25,13 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[devcluster.Clu
         return
     with shared_cluster(os.environ.get("DEVCLUSTER_NAME", "test"), run_directory(tmp_path_factory)) as shared:
         yield shared
+
+
+@pytest.fixture(autouse=True)
+def _steady_cluster(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A test that kills parts of the shared cluster (``kills_components``) has it for itself."""
+    with steady(run_directory(tmp_path_factory), alone=request.node.get_closest_marker("kills_components") is not None):
+        yield
 
 
 @pytest.fixture(scope="session")

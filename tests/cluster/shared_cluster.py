@@ -29,7 +29,9 @@ def shared_cluster(name: str, directory: Path, extras: Sequence[str] = ()) -> It
         started = directory / f"{name}-was-started-here"
         if not _is_up(name):
             started.touch()
-        yield devcluster.up(name, extras=extras)
+        with steady(directory):
+            cluster = devcluster.up(name, extras=extras)
+        yield cluster
         if started.exists() and _is_last(users):
             devcluster.down(name, purge=True)
 
@@ -39,6 +41,18 @@ def one_at_a_time(directory: Path, what: str) -> Iterator[None]:
     """What two workers must not do at the same moment."""
     with (directory / f"{what}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
+def steady(directory: Path, *, alone: bool = False) -> Iterator[None]:
+    """Meanwhile no other worker kills a part of a cluster; ``alone``: nor does any other use one, because this one will.
+
+    Who waits to be alone holds the turn, so that no others come in before it.
+    """
+    with (directory / "uses-of-components.lock").open("w") as uses:
+        with one_at_a_time(directory, "turn-at-components"):
+            fcntl.flock(uses, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
         yield
 
 

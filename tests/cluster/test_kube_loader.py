@@ -355,6 +355,7 @@ def test_a_claim_that_waits_for_its_first_pod_is_bound_by_the_loader(kube: Kube,
     assert wait(kube, ensure_job(kube, load_spec(), late, {}, "run-1")) == RESULT
 
 
+@pytest.mark.kills_components
 def test_the_wait_survives_a_killed_api_server(kube: Kube, cache: CacheSpec, script: Script, cluster: Cluster | None) -> None:
     if cluster is None:
         pytest.skip("the cluster is not ours to break")
