@@ -15,7 +15,7 @@ from pydantic import Field
 
 from flows.cache_blocks import load_cache
 from flows.orders import carry_out
-from flows.parameters import ShortText
+from flows.parameters import KubeName, ShortText
 from flows.retries import retried
 from modelyard.caches import AccessMode, CacheSpec
 from modelyard.errors import ClaimPending, ClaimUnusable, ClusterUnavailable, ModelyardError
@@ -38,7 +38,6 @@ REMOVE_TIMEOUT = timedelta(minutes=3)
 HOOK_TIMEOUT = timedelta(seconds=60)
 #: Slower storage than this is told as a time-out.
 SLOWEST_BYTES_PER_SECOND = 1e6
-KubeName = Annotated[str, Field(min_length=1, max_length=253)]
 
 
 def end_check(flow: "Flow[Any, Any]", flow_run: FlowRun, state: "State[Any]") -> None:  # noqa: ARG001 - Prefect calls by these names

@@ -4,6 +4,7 @@ from contextlib import closing
 from dataclasses import dataclass
 
 from blocks import OciRegistry, S3Source, load_block
+from flows.parameters import parse_image
 from flows.signing import demand_signature
 from modelyard.caches import CacheSpec
 from modelyard.errors import Problem, Refused
@@ -92,10 +93,7 @@ def version_of(path: str) -> str | None:
 
 
 def _reference(path: str) -> Reference:
-    try:
-        image = Reference.parse(path.removeprefix(IMAGE))
-    except ValueError as error:
-        raise Refused([Problem("path", str(error), "correct it")]) from error
+    image = parse_image(path.removeprefix(IMAGE), "path")
     if image.tag or image.digest:
         return image
     raise Refused([Problem("path", f"{path} names neither a tag nor a digest", "name one: a version never changes")])

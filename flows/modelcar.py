@@ -11,7 +11,7 @@ from pydantic import Field
 
 from blocks import OciRegistry, SigningKey, load_block
 from flows.modelcar_sites import InRun, end_build, end_build_never_started, image_key, site_of
-from flows.parameters import ShortText
+from flows.parameters import BUSYBOX, ShortText, parse_image
 from flows.signing import believing, trust_of
 from modelyard.errors import Problem, Refused
 from modelyard.images.descriptors import Platform
@@ -24,8 +24,6 @@ from modelyard.oci.access import Keychain
 from modelyard.plans.modelcar import ModelcarPlan, ModelcarRequest, describe
 from modelyard.signing.sign import sign_image
 
-#: Static, for amd64 and arm64, with the shell, ln, sleep and ls that serving runtimes call in a modelcar.
-DEFAULT_BASE = "docker.io/library/busybox:1.37.0-musl"
 NO_BASE = "none"
 Image = Annotated[str, Field(max_length=500)]
 Platforms = Annotated[list[Annotated[str, Field(max_length=50)]], Field(min_length=1, max_length=10)]
@@ -40,7 +38,7 @@ def build_modelcar(  # noqa: PLR0913, PLR0917 - these are the fields of the form
     source: ShortText = "default",
     registry: ShortText = "default",
     tag: Annotated[str, Field(max_length=128)] | None = None,
-    base: Image = DEFAULT_BASE,
+    base: Image = BUSYBOX,
     platforms: Platforms = ["linux/amd64", "linux/arm64"],  # noqa: B006 - Prefect copies it; a form shows a list
     previous: Image = "",
     signing_key: Annotated[str, Field(max_length=100)] = "",
@@ -85,7 +83,7 @@ def build_modelcar(  # noqa: PLR0913, PLR0917 - these are the fields of the form
     site = site_of(path, source, target, cache, cluster, trust)
     request = request_of(model, version, site.location, Reference(host=target.host, repository=repository, tag=tag), base, platforms)
     rules = {"move_tag": move_tag, "weights": target.weight_formats, "require_digests": target.require_digests}
-    request = request.model_copy(update={"previous": _reference(previous, "previous") if previous else None, **rules})
+    request = request.model_copy(update={"previous": parse_image(previous, "previous") if previous else None, **rules})
     request = believing(request, target.keychain(), trust, records=isinstance(site, InRun))
     plan = site.plan(request)
     create_markdown_artifact(describe(plan), key=image_key(request, "plan"), description=f"Plan {plan.digest}")
@@ -134,13 +132,6 @@ def request_of(model: str, version: str | None, source: BuildSource, image: Refe
         version=named,
         source=source,
         image=image.at(tag=image.tag or named),
-        base=None if base == NO_BASE else _reference(base, "base"),
+        base=None if base == NO_BASE else parse_image(base, "base"),
         platforms=parsed,
     )
-
-
-def _reference(text: str, field: str) -> Reference:
-    try:
-        return Reference.parse(text)
-    except ValueError as error:
-        raise Refused([Problem(field, str(error), "correct it")]) from error

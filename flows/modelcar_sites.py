@@ -66,8 +66,8 @@ class InRun:
         return plan_modelcar(request, resolve(request, self.source, self.location, self.keychain))
 
     def build(self, plan: ModelcarPlan) -> tuple[ModelcarPlan, Built]:
-        """Do it: the layers are in the registry."""
-        return plan, build(plan.approved(), self.source, self.location, self.keychain, self.trust)
+        """Do the approved plan: the layers are in the registry."""
+        return plan, build(plan, self.source, self.location, self.keychain, self.trust)
 
 
 @task(task_run_name="resolve-{request.model}", **retried(SourceUnavailable))
@@ -106,8 +106,8 @@ class BesideData:
         return planned(carry_out_build(order, self, PLAN_TIMEOUT))
 
     def build(self, plan: ModelcarPlan) -> tuple[ModelcarPlan, Built]:
-        """Do it: the layers are in the registry. Refused if the source lists anything else by now."""
-        request = plan.approved().request.model_copy(update={"source": self.location})
+        """Do the approved plan: the layers are in the registry. Refused if the source lists anything else by now."""
+        request = plan.request.model_copy(update={"source": self.location})
         order = BuildSpec(request=request, listing=listing_of(plan), plain_http=self.registry.plain_http)
         return built(carry_out_build(order, self, BUILD_TIMEOUT))
 

@@ -11,8 +11,8 @@ from prefect.logging import get_run_logger
 from pydantic import Field
 
 from blocks import Cluster, OciRegistry, load_block
-from flows.model_images import ImageText, KubeName, Labels, find_image, parse_image
-from flows.parameters import ShortText
+from flows.model_images import find_image
+from flows.parameters import BUSYBOX, ImageText, KubeName, Labels, ShortText, parse_image
 from flows.retries import retried
 from flows.signing import demand_signature
 from modelyard.errors import ClusterUnavailable, LoaderInterrupted
@@ -25,8 +25,6 @@ from modelyard.quantities import parse_duration
 from modelyard.serving.prepull import ensure_jobs, has_image_volumes, let_go, wait_pulled
 from modelyard.volumes.nodes import read_nodes
 
-#: Runs on the nodes beside the mounted image; it only sleeps.
-HOLDER = "docker.io/library/busybox:1.37.0-musl"
 REMOVE_TIMEOUT = timedelta(minutes=5)
 
 
@@ -52,7 +50,7 @@ def prepull_image(  # noqa: PLR0913, PLR0917 - these are the fields of the form
     service_account: KubeName | None = None,
     keep: ShortText = "1d",
     patience: ShortText = "1h",
-    holder: ImageText = HOLDER,
+    holder: ImageText = BUSYBOX,
     registry: ShortText = "default",
     cluster: ShortText = "default",
     remove: bool = False,  # noqa: FBT001, FBT002 - a flow's parameters are given by name

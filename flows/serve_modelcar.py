@@ -10,9 +10,9 @@ from prefect.logging import get_run_logger
 from pydantic import Field
 
 from blocks import Cluster, OciRegistry, load_block
-from flows.model_images import ImageText, KubeName, Labels, find_image, parse_image
-from flows.parameters import ShortText
-from flows.prepull import HOLDER, prepull_image
+from flows.model_images import find_image
+from flows.parameters import BUSYBOX, ImageText, KubeName, Labels, ShortText, parse_image
+from flows.prepull import prepull_image
 from flows.retries import retried
 from flows.signing import demand_signature
 from modelyard.errors import ClusterUnavailable, LoaderInterrupted, ServingFailed
@@ -61,7 +61,7 @@ def serve_modelcar(  # noqa: PLR0913, PLR0917 - these are the fields of the form
     kserve_namespace: KubeName = "kserve",
     patience: ShortText = "30m",
     prepull: bool = False,  # noqa: FBT001, FBT002
-    holder: ImageText = HOLDER,
+    holder: ImageText = BUSYBOX,
     look_at_files: bool = True,  # noqa: FBT001, FBT002
     dry_run: bool = False,  # noqa: FBT001, FBT002
 ) -> ServeReport:

@@ -7,7 +7,7 @@ from prefect.artifacts import create_markdown_artifact
 from pydantic import Field
 
 from blocks import OciRegistry, load_block
-from flows.parameters import ShortText
+from flows.parameters import ImageText, ShortText, parse_image
 from flows.signing import check_signature
 from modelyard.errors import Problem, Refused
 from modelyard.images.references import Reference
@@ -16,13 +16,12 @@ from modelyard.quantities import format_bytes
 from modelyard.signing.keys import PublicKey, read_public_keys
 from modelyard.signing.verify import Verified
 
-Image = Annotated[str, Field(min_length=1, max_length=500)]
 Pem = Annotated[str, Field(max_length=20_000)]
 
 
 @flow(name="verify-image", flow_run_name="verify-{image}")
 def verify_image(
-    image: Image,
+    image: ImageText,
     registry: ShortText = "default",
     public_key: Pem = "",
     read_layers: bool = False,  # noqa: FBT001, FBT002 - a flow's parameters are given by name
@@ -43,7 +42,7 @@ def verify_image(
         RegistryMissing: there is no such image.
     """
     target = load_block(OciRegistry, registry)
-    verified = check_signature(_parsed(image), target.keychain(), _keys(public_key, target), read_layers=read_layers)
+    verified = check_signature(parse_image(image), target.keychain(), _keys(public_key, target), read_layers=read_layers)
     repository = Reference.parse(verified.image)
     key = artifact_key("verified", repository.repository, repository.host)
     create_markdown_artifact(describe(verified), key=key, description=f"Signed by {verified.key[:12]}")
@@ -59,13 +58,6 @@ def describe(verified: Verified) -> str:
         f"| Files | {verified.files}, {format_bytes(verified.bytes)}: all that were signed and no others, {read} |\n"
         f"| Provenance | {origin} |\n"
     )
-
-
-def _parsed(image: str) -> Reference:
-    try:
-        return Reference.parse(image)
-    except ValueError as error:
-        raise Refused([Problem("image", str(error), "correct it")]) from error
 
 
 def _keys(text: str, registry: OciRegistry) -> tuple[PublicKey, ...]:
