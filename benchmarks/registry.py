@@ -1,22 +1,17 @@
 """The registry of the benchmark: distribution 3 on loopback over plain HTTP, as the devcluster builds it, begun empty for each run."""
 
-import hashlib
 import io
 import json
 import os
-import re
 import shutil
-import socket
 import subprocess
 import tarfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.s3_server import START_SECONDS
-from devcluster.build import MODULES, SOURCES, build_all
+from benchmarks.servers import cpu_seconds, free_port, io_bytes, pinned_version, program, wait_listening
 from modelyard.images.descriptors import CONFIG, LAYER, MANIFEST, Descriptor, digest_of
 from modelyard.oci.access import Access
 from modelyard.oci.registry import Repository
@@ -42,25 +37,16 @@ class Registry:
 
     def cpu_seconds(self) -> float:
         """The CPU time of its process so far."""
-        fields = Path(f"/proc/{self.process}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return cpu_seconds(self.process)
 
     def received_bytes(self) -> int:
         """What it has read so far: bodies and headers."""
-        lines = Path(f"/proc/{self.process}/io").read_text(encoding="ascii").splitlines()
-        return next(int(line.split()[1]) for line in lines if line.startswith("rchar:"))
-
-
-def registry_program() -> Path:
-    """The binary, built now if it is not in the devcluster's cache."""
-    module = next(module for module in MODULES if module.name == "registry")
-    return build_all([module])[0] / "registry"
+        return io_bytes(self.process, "rchar")
 
 
 def registry_version() -> str:
     """The pinned version, and the digest of the binary that ran."""
-    pin = re.search(r"distribution/distribution/v3 (v\S+)", (SOURCES / "registry" / "go.mod").read_text())
-    return f"{pin[1] if pin else 'unknown'} sha256:{hashlib.sha256(registry_program().read_bytes()).hexdigest()}"
+    return pinned_version("registry", "distribution/distribution/v3")
 
 
 @contextmanager
@@ -69,7 +55,8 @@ def running_registry(work: Path) -> Iterator[Registry]:
     data = work / "registry"
     shutil.rmtree(data, ignore_errors=True)
     data.mkdir()
-    host = f"127.0.0.1:{_free_port()}"
+    port = free_port()
+    host = f"127.0.0.1:{port}"
     config = work / "registry.json"
     config.write_text(
         json.dumps(
@@ -83,10 +70,10 @@ def running_registry(work: Path) -> Iterator[Registry]:
     )
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("REGISTRY_", "OTEL_"))}
     environment["OTEL_TRACES_EXPORTER"] = "none"  # else it looks for a collector
-    command = [str(registry_program()), "serve", str(config)]
+    command = [str(program("registry")), "serve", str(config)]
     with (work / "registry.log").open("wb") as log, subprocess.Popen(command, env=environment, stdout=log, stderr=log) as process:
         try:
-            _wait(host, process, work / "registry.log")
+            wait_listening("the registry", port, process, work / "registry.log")
             registry = Registry(host, data, process.pid)
             _put_base(registry)
             yield registry
@@ -94,24 +81,6 @@ def running_registry(work: Path) -> Iterator[Registry]:
             process.terminate()
             process.wait()
             shutil.rmtree(data)
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
-
-
-def _wait(host: str, process: "subprocess.Popen[bytes]", log: Path) -> None:
-    address, _, port = host.partition(":")
-    deadline = time.monotonic() + START_SECONDS
-    while process.poll() is None and time.monotonic() < deadline:
-        try:
-            socket.create_connection((address, int(port)), timeout=1).close()
-        except OSError:
-            time.sleep(0.1)
-        else:
-            return
-    raise SystemExit(f"the registry did not listen on {host} within {START_SECONDS} s: {log.read_text(errors='replace')[-1000:]}")
 
 
 def _put_base(registry: Registry) -> None:

@@ -4,11 +4,8 @@ Keep-alive is switched on: versitygw's default closes the connection after each 
 2,000 TLS handshakes, which no S3 in production asks for.
 """
 
-import hashlib
 import os
-import re
 import secrets
-import socket
 import subprocess
 import time
 from collections import Counter
@@ -17,10 +14,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from devcluster.build import MODULES, SOURCES, build_all
-from devcluster.programs import assets
+from benchmarks.servers import cpu_seconds, free_port, io_bytes, pinned_version, program, wait_listening
 
-START_SECONDS = 30
 #: The last lines of the log come a little after the last response.
 _LOG_SECONDS = 0.2
 #: Where the request's operation stands in a line of the access log, split at blanks; the key is next. Byte counts are 0 for a GetObject.
@@ -45,13 +40,11 @@ class S3Server:
 
     def cpu_seconds(self) -> float:
         """The CPU time of the server's process so far."""
-        fields = Path(f"/proc/{self.process}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return cpu_seconds(self.process)
 
     def written_bytes(self) -> int:
         """What the server's process has written so far: bodies and headers inside TLS, and its log."""
-        lines = Path(f"/proc/{self.process}/io").read_text(encoding="ascii").splitlines()
-        return next(int(line.split()[1]) for line in lines if line.startswith("wchar:"))
+        return io_bytes(self.process, "wchar")
 
     def mark(self) -> int:
         """A place in the log, for ``requests_since``."""
@@ -73,24 +66,9 @@ class S3Server:
         return [line for line in lines if len(line) > _OPERATION + 1 and line[_OPERATION].startswith("s3_")]
 
 
-def versitygw() -> Path:
-    """The server's binary: the devcluster's, built now if it is not in its cache.
-
-    Raises:
-        SystemExit: DEVCLUSTER_ASSETS names a directory without it.
-    """
-    if given := assets():
-        if (given / "versitygw").is_file():
-            return given / "versitygw"
-        raise SystemExit(f"DEVCLUSTER_ASSETS={given} lacks versitygw; add it, or unset it to have it built")
-    module = next(module for module in MODULES if module.name == "versitygw")
-    return build_all([module])[0] / "versitygw"
-
-
 def versitygw_version() -> str:
     """The pinned version, and the digest of the binary that ran."""
-    pin = re.search(r"versity/versitygw (v\S+)", (SOURCES / "versitygw" / "go.mod").read_text())
-    return f"{pin[1] if pin else 'unknown'} sha256:{hashlib.sha256(versitygw().read_bytes()).hexdigest()}"
+    return pinned_version("versitygw", "versity/versitygw")
 
 
 @contextmanager
@@ -102,9 +80,9 @@ def s3_server(work: Path, *, keep_alive: bool = True) -> Iterator[S3Server]:
     data = work / "s3"
     data.mkdir(parents=True, exist_ok=True)
     _make_certificate(work)
-    port, log = _free_port(), work / "access.log"
+    port, log = free_port(), work / "access.log"
     credentials = {"AWS_ACCESS_KEY_ID": "benchmark", "AWS_SECRET_ACCESS_KEY": secrets.token_hex(16)}
-    command = [str(versitygw()), "--port", f"127.0.0.1:{port}", "--quiet", "--access-log", str(log)]
+    command = [str(program("versitygw")), "--port", f"127.0.0.1:{port}", "--quiet", "--access-log", str(log)]
     command += ["--keep-alive"] if keep_alive else []
     command += ["--cert", str(work / "server.crt"), "--key", str(work / "server.key"), "posix", str(data)]
     log.unlink(missing_ok=True)
@@ -115,27 +93,10 @@ def s3_server(work: Path, *, keep_alive: bool = True) -> Iterator[S3Server]:
     }
     with (work / "server.out").open("wb") as output, subprocess.Popen(command, env=environment, stdout=output, stderr=output) as process:
         try:
-            _wait(port, process)
+            wait_listening("versitygw", port, process, work / "server.out")
             yield S3Server(f"https://127.0.0.1:{port}", work / "ca.crt", log, data, process.pid, credentials)
         finally:
             process.terminate()
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
-
-
-def _wait(port: int, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    while process.poll() is None and time.monotonic() < deadline:
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-        except OSError:
-            time.sleep(0.1)
-        else:
-            return
-    raise SystemExit(f"versitygw did not listen on port {port} within {START_SECONDS} s; its output is in server.out")
 
 
 def _make_certificate(work: Path) -> None:
