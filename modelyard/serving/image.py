@@ -1,11 +1,9 @@
 """Reading a model's image in its registry: enough to say whether it can be served, and what a pod will see of it."""
 
-import io
 import tarfile
 import zlib
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing
-from typing import TYPE_CHECKING
 
 from modelyard.errors import ModelyardError
 from modelyard.images.build import read_layers
@@ -15,12 +13,9 @@ from modelyard.oci.access import Access, Keychain
 from modelyard.oci.http import Patience
 from modelyard.oci.registry import Repository
 from modelyard.plans.model_image import PROGRAMS, ImageFacts, ImageFile
+from modelyard.sources.layer_index import MAX_BASE_LAYER
+from modelyard.sources.layer_stream import Forward
 
-if TYPE_CHECKING:
-    from typing_extensions import Buffer
-
-#: Bases with a shell are a few MiB; more than this is not read to look for one.
-_LARGEST_READ = 64 * 1024 * 1024
 _DIRECTORIES = {"bin", "usr/bin"}
 
 
@@ -76,7 +71,7 @@ def _lacking(layers: Iterable[Descriptor], repository: Repository) -> tuple[str,
     """The programs that no layer holds; None where a layer could not be looked through."""
     left, unread = set(PROGRAMS), False
     for layer in layers:
-        if layer.size > _LARGEST_READ:
+        if layer.size > MAX_BASE_LAYER:
             unread = True
         elif left:
             try:
@@ -87,28 +82,9 @@ def _lacking(layers: Iterable[Descriptor], repository: Repository) -> tuple[str,
 
 
 def _programs(layer: Descriptor, repository: Repository) -> set[str]:
-    with closing(repository.stream_blob(layer)) as chunks, _archive(chunks) as archive:
+    with (
+        closing(repository.stream_blob(layer)) as chunks,
+        tarfile.open(fileobj=Forward(chunks), mode="r|*") as archive,  # type: ignore[call-overload]  # it asks for more than reading
+    ):
         paths = [member.name.removeprefix("./").rpartition("/") for member in archive]
         return {name for directory, _, name in paths if directory in _DIRECTORIES}
-
-
-def _archive(chunks: Generator[bytes]) -> tarfile.TarFile:
-    return tarfile.open(fileobj=io.BufferedReader(_Reader(chunks)), mode="r|*")
-
-
-class _Reader(io.RawIOBase):
-    """A file of the blob's bytes, as they come."""
-
-    def __init__(self, chunks: Generator[bytes]) -> None:
-        self._chunks = chunks
-        self._rest = memoryview(b"")
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: "Buffer") -> int:
-        target = memoryview(buffer)
-        self._rest = self._rest or memoryview(next(self._chunks, b""))
-        taken = min(len(target), len(self._rest))
-        target[:taken], self._rest = self._rest[:taken], self._rest[taken:]
-        return taken
