@@ -13,13 +13,12 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from benchmarks.compressing_volume import compressing_volume
 from benchmarks.dataset import BUCKET
 from benchmarks.loader_python import environment, loader_python
 from benchmarks.measure import Run, run
@@ -124,7 +123,7 @@ def _huge(server: S3Server, python: Path, options: argparse.Namespace) -> dict[s
     os.truncate(backing, size)
     os.removexattr(backing, "user.checksums")  # of the object before it grew
     spec = _load_spec(location)
-    with _compressing_volume(options.work, size * 11 // 10 + 5 * 10**9) as root:
+    with compressing_volume(options.work, size * 11 // 10 + 5 * 10**9) as root:
         settings = {**_environment(server), "MODELYARD_LOADER_DIRECT_WRITES": "false"}  # direct writes are not compressed
         killed = _killed_half_way(_command(python, spec, root), settings, size, options.work / "killed.log")
         second = run(_command(python, spec, root), settings, root, server, None)
@@ -146,23 +145,6 @@ def _killed_half_way(command: list[str], settings: dict[str, str], size: int, lo
     seconds = time.monotonic() - began
     print(f"killed -9 after {seconds:.0f} s at {there / 1e9:.1f} GB", flush=True)
     return {"bytes": there, "wall_s": round(seconds, 1)}
-
-
-@contextmanager
-def _compressing_volume(work: Path, size: int) -> Iterator[Path]:
-    """A btrfs with compression on a sparse image: 300 GB of zeros take some 10 GB of disk."""
-    image, root = work / "huge.img", work / "huge"
-    image.unlink(missing_ok=True)
-    with image.open("wb") as file:
-        file.truncate(size)
-    root.mkdir(exist_ok=True)
-    subprocess.run(["mkfs.btrfs", "--quiet", "--metadata", "single", str(image)], check=True)
-    subprocess.run(["mount", "-o", "loop,compress-force=zstd:1", str(image), str(root)], check=True)
-    try:
-        yield root
-    finally:
-        subprocess.run(["umount", str(root)], check=True)
-        image.unlink()
 
 
 # What both need --------------------------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """Building modelcars in tests: from a bucket of the S3 server into a registry, as the flow does it."""
 
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -26,6 +27,11 @@ AMD64 = Platform.parse("linux/amd64")
 ARM64 = Platform.parse("linux/arm64")
 #: Short waits: what is tested is that it ends, not when.
 QUICK = Tuning(retry_seconds=0.05)
+
+
+def new_repository() -> str:
+    """A name that no other test has."""
+    return f"models/{secrets.token_hex(4)}"
 
 
 @dataclass

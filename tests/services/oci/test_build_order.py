@@ -13,18 +13,14 @@ from modelyard.oci.environment import VOUCHER_VARIABLE, secret_of
 from modelyard.oci.registry import Repository
 from modelyard.orders import Report
 from modelyard.plans.modelcar import ModelcarPlan
-from tests.services.oci.building import AMD64, ARM64, Builder
+from tests.services.oci.building import AMD64, ARM64, Builder, new_repository
 from tests.services.oci.oracle import assert_modelcar
 from tests.services.oci.registries import Registry
-from tests.services.oci.test_source import location, order
+from tests.services.oci.sources import location, order
 from tests.services.s3_fixtures import Bucket, Loader, Run
 
 MIB = 1024 * 1024
 FILES = {"config.json": b"{}", "empty": b"", "a/b.txt": b"b", "model.safetensors": os.urandom(20 * MIB + 3)}
-
-
-def new_repository() -> str:
-    return f"models/{secrets.token_hex(4)}"
 
 
 def on_claim(version: str = "v1") -> ClaimLocation:

@@ -2,7 +2,6 @@
 
 import json
 import os
-import secrets
 import subprocess
 import sys
 import time
@@ -25,7 +24,7 @@ from modelyard.oci.access import Keychain
 from tests.services import fault_proxy as source_faults
 from tests.services.fault_proxy import Fault as SourceFault
 from tests.services.fault_proxy import FaultProxy
-from tests.services.oci.building import QUICK, Builder
+from tests.services.oci.building import QUICK, Builder, new_repository
 from tests.services.oci.oracle import assert_modelcar, get
 from tests.services.oci.registries import KINDS, Registry, running_registry
 from tests.services.oci.registry_proxy import Fault, RegistryProxy, proxy_before
@@ -57,10 +56,6 @@ def builder(bucket: Bucket, proxy: RegistryProxy, tuning: Tuning = QUICK) -> Pro
     made = Proxied(bucket, proxy.registry, tuning)
     made.proxy = proxy
     return made
-
-
-def new_repository() -> str:
-    return f"models/{secrets.token_hex(4)}"
 
 
 def assert_untagged(registry: Registry, repository: str) -> None:

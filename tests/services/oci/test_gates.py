@@ -4,7 +4,6 @@ import hashlib
 import io
 import os
 import pickle
-import secrets
 import threading
 import zipfile
 from collections.abc import Iterator
@@ -17,7 +16,7 @@ from modelyard.images.references import Reference
 from modelyard.models import Checksum, SourceFile, WeightPolicy
 from modelyard.plans.modelcar import Action
 from modelyard.sources.base import Done, Sink
-from tests.services.oci.building import Builder
+from tests.services.oci.building import Builder, new_repository
 from tests.services.oci.oracle import assert_modelcar, get
 from tests.services.oci.registries import Registry
 from tests.services.s3_fixtures import Bucket
@@ -48,10 +47,6 @@ def checkpoint(program: bytes, size: int = 18 * MIB) -> bytes:
 
 def sums(files: dict[str, bytes]) -> bytes:
     return "".join(f"{hashlib.sha256(body).hexdigest()}  {path}\n" for path, body in files.items()).encode()
-
-
-def new_repository() -> str:
-    return f"models/{secrets.token_hex(4)}"
 
 
 def assert_nothing_named(registry: Registry, repository: str, committed: int = 0) -> None:

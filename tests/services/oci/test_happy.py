@@ -3,20 +3,15 @@
 import hashlib
 import json
 import os
-import secrets
 from pathlib import Path
 
 from modelyard.oci.registry import Repository
-from tests.services.oci.building import AMD64, ARM64, Builder
+from tests.services.oci.building import AMD64, ARM64, Builder, new_repository
 from tests.services.oci.oracle import assert_modelcar, blob, copied_blobs, skopeo
 from tests.services.oci.registries import Registry
 from tests.services.s3_fixtures import Bucket
 
 MIB = 1024 * 1024
-
-
-def new_repository() -> str:
-    return f"models/{secrets.token_hex(4)}"
 
 
 def test_a_model_becomes_an_image(bucket: Bucket, registry: Registry, tmp_path: Path) -> None:

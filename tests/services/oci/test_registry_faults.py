@@ -14,16 +14,17 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.compressing_volume import compressing_volume
 from modelyard.errors import ContentMismatch, Refused, RegistryRefused, RegistryUnavailable
 from modelyard.images.limits import MAX_LAYERS
 from modelyard.modelcar import layer_reader, resolve
 from modelyard.modelcar.tuning import Tuning
 from modelyard.plans import modelcar
-from tests.services.oci.building import Builder
+from tests.services.oci.building import Builder, new_repository
 from tests.services.oci.oracle import assert_modelcar, copied_blobs, document, get
 from tests.services.oci.registries import KINDS, Registry, running_registry
 from tests.services.oci.registry_proxy import Fault, RegistryProxy, proxy_before
-from tests.services.oci.test_faults import DRIVER, FEW_TRIES, UPLOAD, assert_untagged, builder, new_repository, weights
+from tests.services.oci.test_faults import DRIVER, FEW_TRIES, UPLOAD, assert_untagged, builder, weights
 from tests.services.s3_fixtures import REPOSITORY, Bucket
 
 MIB = 1024 * 1024
@@ -212,7 +213,7 @@ def test_a_file_of_9_gib_is_pushed(bucket: Bucket, tmp_path: Path) -> None:
         file.write(b"first")
         file.seek(SIZE - 4)
         file.write(b"last")
-    with compressing(tmp_path) as volume, running_registry("distribution-3", volume / "data") as registry:
+    with compressing_volume(tmp_path, 24 * GIB) as volume, running_registry("distribution-3", volume / "data") as registry:
         _, built = Builder(bucket, registry).build()
         [layer] = [each.layer for each in built.layers]
         assert layer.size == 512 + SIZE + 511 + 1024
@@ -235,19 +236,3 @@ def unpacked(archive: Path, member: str) -> str:
         digest = hashlib.file_digest(tar.stdout, "sha256").hexdigest()  # type: ignore[arg-type]
     assert tar.returncode == 0
     return digest
-
-
-@contextmanager
-def compressing(directory: Path) -> Iterator[Path]:
-    """A file system that makes little of zeros."""
-    image, root = directory / "disk.img", directory / "disk"
-    with image.open("wb") as file:
-        file.truncate(24 * GIB)
-    root.mkdir()
-    subprocess.run(["mkfs.btrfs", "--quiet", "--metadata", "single", str(image)], check=True)
-    subprocess.run(["mount", "-o", "loop,compress-force=zstd:1", str(image), str(root)], check=True)
-    try:
-        yield root
-    finally:
-        subprocess.run(["umount", str(root)], check=True)
-        image.unlink()
