@@ -13,7 +13,7 @@ import pytest
 
 import devcluster
 from modelyard.kube.client import Kube
-from tests.cluster.shared_cluster import run_directory, shared_cluster, steady
+from tests.cluster.shared_cluster import COMPONENTS, run_directory, shared_cluster, steady
 from tests.cluster.support import connect
 
 
@@ -30,7 +30,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[devcluster.Clu
 @pytest.fixture(autouse=True)
 def _steady_cluster(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """A test that kills parts of the shared cluster (``kills_components``) has it for itself."""
-    with steady(run_directory(tmp_path_factory), alone=request.node.get_closest_marker("kills_components") is not None):
+    with steady(run_directory(tmp_path_factory), COMPONENTS, alone=request.node.get_closest_marker("kills_components") is not None):
         yield
 
 

@@ -11,6 +11,9 @@ import pytest
 
 import devcluster
 
+#: The processes of shared clusters, which few tests kill.
+COMPONENTS = "components"
+
 
 def run_directory(factory: pytest.TempPathFactory) -> Path:
     """A directory that all workers of this run see, and no other run."""
@@ -29,7 +32,7 @@ def shared_cluster(name: str, directory: Path, extras: Sequence[str] = ()) -> It
         started = directory / f"{name}-was-started-here"
         if not _is_up(name):
             started.touch()
-        with steady(directory):
+        with steady(directory, COMPONENTS):
             cluster = devcluster.up(name, extras=extras)
         yield cluster
         if started.exists() and _is_last(users):
@@ -45,13 +48,13 @@ def one_at_a_time(directory: Path, what: str) -> Iterator[None]:
 
 
 @contextmanager
-def steady(directory: Path, *, alone: bool = False) -> Iterator[None]:
-    """Meanwhile no other worker kills a part of a cluster; ``alone``: nor does any other use one, because this one will.
+def steady(directory: Path, what: str, *, alone: bool = False) -> Iterator[None]:
+    """Meanwhile no other worker changes ``what``; ``alone``: nor does any other use it, because this one will change it.
 
     Who waits to be alone holds the turn, so that no others come in before it.
     """
-    with (directory / "uses-of-components.lock").open("w") as uses:
-        with one_at_a_time(directory, "turn-at-components"):
+    with (directory / f"uses-of-{what}.lock").open("w") as uses:
+        with one_at_a_time(directory, f"turn-at-{what}"):
             fcntl.flock(uses, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
         yield
 

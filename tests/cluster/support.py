@@ -4,18 +4,24 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+import boto3
+from botocore.config import Config
 from kubernetes.client.api_client import ApiClient
 from kubernetes.client.configuration import Configuration
 from kubernetes.config.kube_config import load_kube_config
 
+import devcluster
 from modelyard.caches import CacheSpec
 from modelyard.kube.client import Kube
 from modelyard.models import Listing, ModelRef, S3Location
 from modelyard.orders import LoadSpec
 from tests.manifests import rules
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
 
 Manifest = dict[str, Any]
 
@@ -56,6 +62,20 @@ def limited(kube: Kube, kubeconfig: str, namespace: str) -> Kube:
     role = {"apiGroup": group, "kind": "Role", "name": "preload"}
     kube.create({**head, "kind": "RoleBinding", "roleRef": role, "subjects": [{"apiGroup": group, "kind": "User", "name": user}]})
     return connect(kubeconfig, impersonate=user)
+
+
+def s3_client(cluster: devcluster.Cluster) -> "S3Client":
+    """The cluster's S3 server, as its owner."""
+    access, secret = cluster.s3_keys()
+    return boto3.client(
+        "s3",
+        endpoint_url=cluster.s3_endpoint,
+        region_name="us-east-1",
+        aws_access_key_id=access,
+        aws_secret_access_key=secret,
+        verify=str(cluster.ca_bundle),
+        config=Config(s3={"addressing_style": "path"}),
+    )
 
 
 class Wire:

@@ -1,6 +1,5 @@
 """A cluster with KServe, of its own: KServe's webhooks stand before every pod of an InferenceService, and disturb no other test."""
 
-import fcntl
 import os
 import secrets
 from collections.abc import Iterator
@@ -9,7 +8,7 @@ import pytest
 
 import devcluster
 from modelyard.kube.client import Kube
-from tests.cluster.shared_cluster import run_directory, shared_cluster
+from tests.cluster.shared_cluster import run_directory, shared_cluster, steady
 from tests.cluster.support import connect
 
 
@@ -30,9 +29,7 @@ def kserve(kserve_cluster: devcluster.Cluster) -> Kube:
 @pytest.fixture(scope="module", autouse=True)
 def _steady_kserve(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """A module that changes KServe (CHANGES_KSERVE) has it for itself; the others keep it as it is while they run."""
-    mode = fcntl.LOCK_EX if getattr(request.module, "CHANGES_KSERVE", False) else fcntl.LOCK_SH
-    with (run_directory(tmp_path_factory) / "uses-of-kserve.lock").open("w") as lock:
-        fcntl.flock(lock, mode)
+    with steady(run_directory(tmp_path_factory), "kserve", alone=getattr(request.module, "CHANGES_KSERVE", False)):
         yield
 
 

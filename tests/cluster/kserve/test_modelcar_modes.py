@@ -6,9 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
-from botocore.config import Config
 from prefect_aws.credentials import AwsCredentials
 from pydantic import SecretStr
 
@@ -23,6 +21,7 @@ from modelyard.kube.client import Kube
 from modelyard.plans.serving import Mode
 from tests.cluster.kserve.support import SIMILARITIES, apply_all, ask, digests_in, wait_pod
 from tests.cluster.shared_cluster import one_at_a_time, run_directory
+from tests.cluster.support import s3_client
 
 # The first test waits for a cluster with KServe, a model's download, an image's build and a Prefect server.
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1200)]
@@ -77,15 +76,7 @@ def test_an_image_volume_holds_the_same_files(served: Served) -> None:
 def _build(kube: Kube, cluster: devcluster.Cluster, name: str, files: Path) -> str:
     """Upload the files and let the flow make them an image; its reference."""
     access, secret = cluster.s3_keys()
-    client = boto3.client(
-        "s3",
-        endpoint_url=cluster.s3_endpoint,
-        region_name="us-east-1",
-        aws_access_key_id=access,
-        aws_secret_access_key=secret,
-        verify=str(cluster.ca_bundle),
-        config=Config(s3={"addressing_style": "path"}),
-    )
+    client = s3_client(cluster)
     client.create_bucket(Bucket=name)
     for path in files.rglob("*"):
         if path.is_file():

@@ -9,9 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import boto3
 import pytest
-from botocore.config import Config
 from prefect_aws.credentials import AwsCredentials
 from pydantic import SecretStr
 
@@ -21,6 +19,7 @@ from deployments.demo.own_stack import loader_image
 from modelyard.kube.apply import apply, patiently
 from modelyard.kube.client import Kube
 from tests.cluster.shared_cluster import one_at_a_time, run_directory
+from tests.cluster.support import s3_client
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -91,25 +90,12 @@ def stack(prefect_server: str, kube: Kube, cluster: devcluster.Cluster | None, i
     name = f"preload-{secrets.token_hex(4)}"
     labels = {"pod-security.kubernetes.io/enforce": "restricted"}
     apply(kube, {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}})
-    made = Stack(name, kube, cluster, _s3(cluster))
+    made = Stack(name, kube, cluster, s3_client(cluster))
     made.s3.create_bucket(Bucket=name)
     made.s3.put_bucket_versioning(Bucket=name, VersioningConfiguration={"Status": "Enabled"})
     _save_blocks(made, image)
     yield made
     patiently(lambda: kube.delete("Namespace", name))
-
-
-def _s3(cluster: devcluster.Cluster) -> "S3Client":
-    access, secret = cluster.s3_keys()
-    return boto3.client(
-        "s3",
-        endpoint_url=cluster.s3_endpoint,
-        region_name="us-east-1",
-        aws_access_key_id=access,
-        aws_secret_access_key=secret,
-        verify=str(cluster.ca_bundle),
-        config=Config(s3={"addressing_style": "path"}),
-    )
 
 
 def _save_blocks(stack: Stack, image: str) -> None:
