@@ -25,14 +25,17 @@ def run_directory(factory: pytest.TempPathFactory) -> Path:
 def shared_cluster(name: str, directory: Path, extras: Sequence[str] = ()) -> Iterator[devcluster.Cluster]:
     """The devcluster ``name``, up and with ``extras``; stopped and purged by its last user if this run started it.
 
-    Users hold a shared lock on a file in ``directory``, which dies with them: a killed worker keeps nothing up for the others.
+    One that is up is used as it is. The data of one that is not were left by a killed run, whose tests may have changed anything
+    (KServe's configuration), and are purged first. Users hold a shared lock on a file in ``directory``, which dies with them: a
+    killed worker keeps nothing up for the others.
     """
     with (directory / f"users-of-{name}").open("w") as users:
         fcntl.flock(users, fcntl.LOCK_SH)
         started = directory / f"{name}-was-started-here"
-        if not _is_up(name):
-            started.touch()
-        with steady(directory, COMPONENTS):
+        with steady(directory, COMPONENTS), one_at_a_time(directory, f"start-of-{name}"):
+            if not started.exists() and not _is_up(name):
+                devcluster.down(name, purge=True)
+                started.touch()
             cluster = devcluster.up(name, extras=extras)
         yield cluster
         if started.exists() and _is_last(users):
