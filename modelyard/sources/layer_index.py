@@ -3,6 +3,7 @@
 import hashlib
 import tarfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 from modelyard.errors import ContentMismatch, LoaderFailed, Problem, Refused
@@ -56,6 +57,28 @@ def told_index(layer: ModelLayer, descriptor: Descriptor) -> Indexed:
     if layer_size(files) != descriptor.size:
         raise Refused([Problem(f"layer {descriptor.digest}", "is not what its annotations say", "build the image anew")])
     return [(segment.file, Place(descriptor, segment.body)) for segment in segments(files)]
+
+
+def check_told(told: Indexed, repository: Repository, layer: Descriptor) -> None:
+    """See that the archive of a layer of ours names the files that its annotations tell, where they tell them: a node that mounts the
+    image goes by the archive. The files' own bytes are passed over.
+
+    Raises:
+        Refused: it names others, or is no archive that is understood.
+        ContentMismatch: what arrived has another digest.
+    """
+    with suppress(Refused):
+        if _frame(read_index(repository, layer, None, whole=False)[0]) == _frame(told):
+            return
+    found, _ = read_index(repository, layer, None, whole=True)  # it may have been broken on its way: all of it tells
+    if _frame(found) != _frame(told):
+        names = ", ".join(shown(path) for path, _, _ in _frame(found)[:MAX_PROBLEMS])
+        what = f"does not hold what its annotations tell: its archive names {names or 'no file'}"
+        raise Refused([Problem(f"layer {layer.digest}", what, _NEXT_STEP)])
+
+
+def _frame(files: Indexed) -> list[tuple[str, int, int]]:
+    return [(file.path, file.size, place.offset) for file, place in files]
 
 
 def read_index(repository: Repository, layer: Descriptor, links: Links | None, *, whole: bool) -> tuple[Indexed, Links]:

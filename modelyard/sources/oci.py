@@ -1,7 +1,8 @@
 """An image in a registry as a source: a modelcar of ours, or any image or artifact whose layers hold files below ``models/``.
 
-A modelcar's annotations tell its files, so it is listed by its manifest alone. Any other image is read to be listed; by a loader
-(``whole``) to the last byte, so that each layer is held against its digest, and each file is known by its SHA-256 before it is fetched.
+A modelcar's annotations tell its files, so it is listed by its manifest alone; a loader (``whole``) sees that its archives name the same.
+Any other image is read to be listed; by a loader to the last byte, so that each layer is held against its digest, and each file is known
+by its SHA-256 before it is fetched.
 """
 
 import threading
@@ -9,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from modelyard.errors import ModelyardError, Problem, Refused, RegistryMissing, SourceChanged, SourceUnavailable
-from modelyard.images.build import CONTENT, read_layers
+from modelyard.images.build import CONTENT, ModelLayer, read_layers
 from modelyard.images.descriptors import Descriptor, Document, Platform
 from modelyard.images.entries import Links
 from modelyard.images.references import Reference
@@ -22,7 +23,7 @@ from modelyard.oci.registry import Repository
 from modelyard.plans.paths import shown
 from modelyard.quantities import format_bytes
 from modelyard.sources.base import Done, Sink
-from modelyard.sources.layer_index import MAX_BASE_LAYER, MOST_ENTRIES, Indexed, Place, read_index, told_index
+from modelyard.sources.layer_index import MAX_BASE_LAYER, MOST_ENTRIES, Indexed, Place, check_told, read_index, told_index
 from modelyard.sources.layer_stream import Forward, Gunzip
 
 #: Which of an index's images is taken where it lists it: the model's files are the same in all of them.
@@ -165,13 +166,19 @@ class OciSource:
         found: Indexed = []
         for layer in layers[first:]:
             if layer.digest in ours:
-                found += told_index(ours[layer.digest], layer)
+                found += self._told(ours[layer.digest], layer)
                 continue
             read, links = self._read_layer(layer, links)
             found += read
             if len(found) > MOST_ENTRIES:
                 raise Refused([Problem(self.location.uri, f"holds more than {MOST_ENTRIES} files", "split the model into images")])
         return found
+
+    def _told(self, layer: ModelLayer, descriptor: Descriptor) -> Indexed:
+        told = told_index(layer, descriptor)
+        if self._whole:
+            self._repository.patience.through(lambda: check_told(told, self._repository, descriptor))
+        return told
 
     def _links_of_base(self, layers: Sequence[Descriptor]) -> Links:
         """The links in the base's layers. A node that mounts the image would find the base's files among the model's; the index has none.

@@ -71,9 +71,9 @@ def test_a_modelcar_is_the_same_version_as_its_bucket(versioned_bucket: Bucket, 
     assert result["digest"] == from_bucket["digest"] == image.content_digest
     assert (result["fetched_bytes"], result["unverified_files"]) == (sum(map(len, FILES.values())), 0)
     assert manifest.source == spec.source
-    assert len(registry.requests("GET", f"/v2/{repository}/blobs")) - read == len([body for body in FILES.values() if body]) + len(
-        ["the base"]
-    )
+    bodies, one_base = len([body for body in FILES.values() if body]), 1
+    archives = 2 * 2 + 1  # of each large layer its first and its last header
+    assert len(registry.requests("GET", f"/v2/{repository}/blobs")) - read == bodies + one_base + archives
     again = other.run(spec).succeeded()
     assert (again["fetched_bytes"], again["digest"]) == (0, result["digest"])
 
@@ -128,6 +128,21 @@ def test_annotations_that_lie(registry_3: Registry, bucket: Bucket, loader: Load
     put_manifest(registry_3.url, repository, "both", MANIFEST, lie)
     spec = order(location(registry_3, repository, "both"))
     loader.run(spec, MODELYARD_LOADER_ATTEMPTS="2").failed("ContentMismatch", "SHA256 is", code=75)
+    assert_absent(loader.root)
+
+
+def test_an_archive_that_names_other_files_than_its_annotations(registry_3: Registry, bucket: Bucket, loader: Loader) -> None:
+    """A node that mounts the image would see other files than a claim that it is loaded onto: the bytes are the same, the name is not."""
+    bucket.put({"a": b"1234"})
+    repository = new_repository()
+    image, _ = Builder(bucket, registry_3).build(repository=repository)
+    _, _, body = get(registry_3.host, f"/v2/{repository}/manifests/{image.platforms['linux/amd64']}")
+    [layer] = [each for each in json.loads(body)["layers"] if each["mediaType"] == TAR]
+    renamed = archive(file("models/b", b"1234"))[: layer["size"]]
+    digest = push_blob(registry_3.url, repository, renamed)
+    put_manifest(registry_3.url, repository, "renamed", MANIFEST, body.replace(layer["digest"].encode(), digest.encode()))
+    spec = order(location(registry_3, repository, "renamed"))
+    loader.run(spec).failed("Refused", "does not hold what its annotations tell: its archive names 'b'", "build the image anew")
     assert_absent(loader.root)
 
 
