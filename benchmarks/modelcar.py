@@ -28,6 +28,7 @@ from benchmarks.modelcar_report import OURS, SECOND, Bounds, Result, figures, ta
 from benchmarks.modelcar_tools import CONTESTANTS, REPOSITORY, Job, check_tools, read_only_mounts, versions
 from benchmarks.registry import Registry, running_registry
 from benchmarks.s3_server import S3Server, s3_server
+from benchmarks.servers import free_port
 from modelyard.models import S3Location
 from modelyard.sources.s3 import s3_client
 
@@ -91,10 +92,11 @@ def _datasets(server: S3Server, options: argparse.Namespace) -> tuple[Dataset, D
 def _measure(server: S3Server, first: Dataset, second: Dataset, options: argparse.Namespace) -> tuple[list[Result], list[Bounds]]:
     results: list[Result] = []
     bounds: list[Bounds] = []
+    port = free_port()  # one for all of its registries: an image tells its base's name, so its digest depends on it
     for repetition in range(1, options.rounds + 1):
         turns = [*options.tools, _BOUNDS]
         for name in random.sample(turns, len(turns)):
-            with running_registry(options.work) as registry:
+            with running_registry(options.work, port) as registry:
                 job = Job(options.work, options.python, server, registry, first)
                 if name == _BOUNDS:
                     bounds.append(_bound(registry, first, options.work))

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.servers import cpu_seconds, free_port, io_bytes, pinned_version, program, wait_listening
+from benchmarks.servers import cpu_seconds, io_bytes, pinned_version, program, wait_listening
 from modelyard.images.descriptors import CONFIG, LAYER, MANIFEST, Descriptor, digest_of
 from modelyard.oci.access import Access
 from modelyard.oci.registry import Repository
@@ -50,12 +50,11 @@ def registry_version() -> str:
 
 
 @contextmanager
-def running_registry(work: Path) -> Iterator[Registry]:
+def running_registry(work: Path, port: int) -> Iterator[Registry]:
     """An empty registry on the disk of ``work`` while the block lasts; with the base image in it, and nothing left of it afterwards."""
     data = work / "registry"
     shutil.rmtree(data, ignore_errors=True)
     data.mkdir()
-    port = free_port()
     host = f"127.0.0.1:{port}"
     config = work / "registry.json"
     config.write_text(

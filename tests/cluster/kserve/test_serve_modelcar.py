@@ -7,12 +7,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 
 import devcluster
 from blocks import OciRegistry
 from flows.serve_modelcar import ServeReport, serve_modelcar
 from modelyard.errors import Refused, ServingFailed
+from modelyard.images.references import Reference
 from modelyard.kube.client import Kube
+from modelyard.serving.image import read_image
+from modelyard.signing.keys import SigningKey
+from modelyard.signing.sign import sign_image
 from tests.cluster.faults.support import run_flow, wait_until
 from tests.cluster.kserve.images import FILES, push_model
 from tests.cluster.kserve.rights import limited_account, rights_in
@@ -113,6 +118,22 @@ def test_an_image_without_a_shell_is_served_natively_and_refused_as_a_modelcar(s
     [held] = serving.kube.list("Pod", serving.name, label_selector="app.kubernetes.io/name=modelyard-prepull")
     assert held["spec"]["volumes"][0]["image"]["reference"] == serving.bare
     assert held["spec"]["serviceAccountName"] == "serves"
+
+
+def test_a_signed_image_is_served_by_the_digest_that_was_verified(serving: Serving, kserve_cluster: devcluster.Cluster) -> None:
+    key, trusting = SigningKey(ec.generate_private_key(ec.SECP256R1())), f"{serving.name}-trusting"
+    registry = OciRegistry(host=kserve_cluster.registry, plain_http=True, trusted_keys=key.public.pem)
+    registry.save(trusting)
+    with pytest.raises(Refused, match="is not signed"):
+        serving.serve("signed", serving.image, registry=trusting)
+    tagged = Reference.parse(serving.image)
+    image = read_image(tagged, registry.keychain())
+    assert image
+    pinned = tagged.model_copy(update={"digest": image.digest})
+    sign_image(registry.keychain(), pinned, key)
+    served = serving.serve("signed", serving.image, registry=trusting)
+    [pod] = served.pods
+    assert (served.uri, pod.files, pod.notes) == (f"oci://{pinned}", len(FILES), ())
 
 
 def test_what_keeps_a_service_from_ready_is_told(serving: Serving, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,8 @@ import pytest
 from blocks import OciRegistry
 from flows.modelcar import build_modelcar
 from flows.preload import preload_model
-from modelyard.errors import Refused
+from flows.verify import verify_cache
+from modelyard.errors import Refused, VolumeUnusable
 from tests.cluster.preload.conftest import Stack
 from tests.services.oci.oracle import assert_modelcar
 
@@ -90,3 +91,11 @@ def test_a_version_on_a_claim_becomes_an_image_and_comes_back(stack: Stack, regi
     assert (named.model, named.result.digest) == ("other@v1", loaded.result.digest)
     assert named.result.fetched_bytes == 20 * MIB + 2
     assert any("is taken" in note for note in named.notes)
+
+    (stack.on_disk() / "other/v1/weights.safetensors").unlink()
+    where: dict[str, Any] = {"cache": stack.name, "cluster": stack.name, "models": ["other@v1"]}
+    with pytest.raises(VolumeUnusable, match=r"other/v1/weights.safetensors is missing"):
+        verify_cache(**where)
+    mended = verify_cache(**where, registry=stack.name, repair=True)
+    assert (mended.damaged, mended.repaired) == (1, 1)
+    assert verify_cache(**where).damaged == 0
