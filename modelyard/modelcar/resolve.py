@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from modelyard.errors import ModelyardError, Problem, RegistryMissing
+from modelyard.errors import ModelyardError, Problem, RegistryDenied, RegistryMissing, RegistryRefused, RegistryUnavailable
 from modelyard.images.build import SOURCE, BaseImage, read_layers
 from modelyard.images.descriptors import Document, Platform, parsed
 from modelyard.images.references import Reference
@@ -82,14 +82,28 @@ def read_sums(files: Iterable[SourceFile], source: Source, subject: str, patienc
 def read_bases(
     request: ModelcarRequest, keychain: Keychain, patience: Patience | None = None
 ) -> tuple[tuple[BaseImage, ...], str | None, list[Problem]]:
-    """The base for each platform, its digest, and what is wrong with it."""
+    """The base for each platform, its digest, and what is wrong with it.
+
+    Raises:
+        ModelyardError: its registry does not answer, or denies it; the error names the base.
+    """
     if request.base is None:
         return tuple(BaseImage(platform=platform) for platform in request.platforms), None, []
-    with Repository.of(keychain.access(request.base), request.base, patience) as repository:
-        document = repository.find(request.base.selector)
+    try:
+        return _read_bases(request, request.base, keychain, patience)
+    except (RegistryUnavailable, RegistryDenied, RegistryMissing, RegistryRefused) as error:
+        step = "name a base that this registry has, or none for an image that is only mounted"
+        raise type(error)(f"base {request.base}: {error}; {step}") from error
+
+
+def _read_bases(
+    request: ModelcarRequest, base: Reference, keychain: Keychain, patience: Patience | None
+) -> tuple[tuple[BaseImage, ...], str | None, list[Problem]]:
+    with Repository.of(keychain.access(base), base, patience) as repository:
+        document = repository.find(base.selector)
         if document is None:
-            return (), None, [Problem(f"base {request.base}", "is not there", "name another, or none for an image that is only mounted")]
-        bases = [_base_for(platform, document, repository, request.base) for platform in request.platforms]
+            return (), None, [Problem(f"base {base}", "is not there", "name another, or none for an image that is only mounted")]
+        bases = [_base_for(platform, document, repository, base) for platform in request.platforms]
     problems = [base for base in bases if isinstance(base, Problem)]
     return tuple(base for base in bases if isinstance(base, BaseImage)), document.digest, problems
 

@@ -68,7 +68,8 @@ def network_error(error: HTTPError, subject: str) -> ModelyardError:
         )
     if "WRONG_VERSION_NUMBER" in text or "wrong version number" in text:
         return RegistryRefused(f"{subject}: the registry speaks plain HTTP; allow that in the registry's block if it is meant")
-    return RegistryUnavailable(f"{subject}: the registry cannot be reached, or broke the connection ({text[:_SHOWN]})", delay=0)
+    said = f"{subject}: the registry cannot be reached, or broke the connection ({text[:_SHOWN]})"
+    return RegistryUnavailable(f"{said}; check its host and port, and that it runs", delay=0)
 
 
 def _told(body: bytes) -> tuple[str, str]:

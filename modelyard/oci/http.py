@@ -1,5 +1,6 @@
 """Requests to one registry: TLS, authorization, redirects, and failures as errors that say whether another try could help."""
 
+import logging
 import random
 import ssl
 import time
@@ -30,6 +31,7 @@ _MOST_REDIRECTS = 5
 _HEADERS = {"User-Agent": "modelyard", "Accept-Encoding": "identity"}
 
 Got = TypeVar("Got")
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +49,9 @@ class Patience:
         """
         spread = min(self.longest, self.first * 2 ** (failures - 1)) * random.uniform(0.1, 1.0)  # noqa: S311 - jitter
         told = error.delay if isinstance(error, RegistryUnavailable) else 0.0
-        time.sleep(max(told, spread))
+        seconds = max(told, spread)
+        _LOG.warning("%s; tried again in %.1f s", error, seconds)
+        time.sleep(seconds)
 
     def through(self, attempt: Callable[[], Got]) -> Got:
         """What ``attempt`` gives, tried again after Temporary errors."""

@@ -9,7 +9,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 from modelyard.errors import ClusterRefused, ClusterUnavailable, LoaderInterrupted, ServingFailed
@@ -195,6 +195,13 @@ def is_running(pod: Manifest) -> bool:
     return not gone and any(each["name"] == _CONTAINER and "running" in (each.get("state") or {}) for each in statuses)
 
 
+def of_holder(diagnosis: Diagnosis, plan: PrepullPlan) -> Diagnosis:
+    """The diagnosis, with what to do if the image that cannot be pulled is not the model's, but the one that sleeps beside it. Pure."""
+    is_holder = plan.form is Form.VOLUME and plan.request.holder.rpartition("/")[2] in diagnosis.summary
+    step = "it only sleeps beside the model's image: name one that the nodes can pull as the holder"
+    return replace(diagnosis, next_step=step) if is_holder else diagnosis
+
+
 # Following --------------------------------------------------------------------------------------------------------------
 
 
@@ -262,7 +269,8 @@ class _Follower:
 
     def _diagnosis(self, node: str, pods: Manifests) -> Diagnosis | None:
         if pods:
-            return next((found for pod in pods if (found := explain_pod(self.kube, pod))), None)
+            found = next((found for pod in pods if (found := explain_pod(self.kube, pod))), None)
+            return found and of_holder(found, self.plan)
         job = self.kube.get("Job", self.plan.request.job_name(node), self.plan.request.namespace)
         if job is None:
             return Diagnosis("its Job was taken away, or its time is over", "", "run again", permanent=True)

@@ -7,10 +7,11 @@ import pytest
 from modelyard.errors import Refused
 from modelyard.images.descriptors import Platform
 from modelyard.images.references import Reference
+from modelyard.kube.diagnosis import Diagnosis
 from modelyard.plans.model_image import ImageFacts
 from modelyard.plans.nodes import NodeFacts, Taint
 from modelyard.plans.prepull import Form, PrepullFacts, PrepullRequest, plan_prepull
-from modelyard.serving.prepull import holds, is_running, is_stale, of_digest, prepull_job
+from modelyard.serving.prepull import holds, is_running, is_stale, of_digest, of_holder, prepull_job
 
 DIGEST = f"sha256:{'a' * 64}"
 IMAGE = ImageFacts(digest=DIGEST, digests=(DIGEST,), platforms=(Platform(architecture="amd64"),), bytes=4096, lacks=())
@@ -140,3 +141,12 @@ def test_a_sidecar_that_runs_does_not_say_that_the_image_is_there() -> None:
     assert is_running(held_pod(job, "hold"))
     assert not is_running(held_pod(job, "istio-proxy"))
     assert not is_running(held_pod(job, "hold", deletionTimestamp="x"))
+
+
+def test_an_image_beside_the_models_that_cannot_be_pulled_is_told_apart() -> None:
+    missing = Diagnosis("image docker.io/library/busybox:1 cannot be pulled", "not found", "check the tag", permanent=True)
+    models = Diagnosis("image registry.example/m:v1 cannot be pulled", "not found", "check the tag", permanent=True)
+    plan = plan_prepull(request(), facts())
+    assert plan.form is Form.VOLUME
+    assert "as the holder" in of_holder(missing, plan).next_step
+    assert of_holder(models, plan) is models

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from modelyard.errors import RegistryDenied, RegistryRefused, RegistryUnavailable
+from modelyard.images.references import Reference
 from modelyard.modelcar.tuning import Tuning
 from modelyard.oci.access import Access, Credentials, Keychain
 from modelyard.oci.http import Patience
@@ -67,12 +68,23 @@ def test_plain_http_only_when_said(registry: Registry) -> None:
         repository.find("v1")
 
 
-def test_nobody_there() -> None:
+def test_nobody_there(caplog: pytest.LogCaptureFixture) -> None:
     with (
-        Repository(Access("127.0.0.1:1", plain_http=True), "m", ONCE) as repository,
-        pytest.raises(RegistryUnavailable, match="cannot be reached"),
+        Repository(Access("127.0.0.1:1", plain_http=True), "m", Patience(attempts=2, first=0.01)) as repository,
+        pytest.raises(RegistryUnavailable, match=r"cannot be reached.*check its host and port"),
     ):
         repository.find("v1")
+    [told] = caplog.messages
+    assert "cannot be reached" in told
+    assert "tried again in" in told
+
+
+def test_a_base_whose_registry_is_not_there(bucket: Bucket, registry_3: Registry) -> None:
+    """Who named no base does not know that there is one."""
+    bucket.put({"a": b"1"})
+    base = Reference.parse("127.0.0.1:1/library/busybox:1")
+    with pytest.raises(RegistryUnavailable, match=r"base 127.0.0.1:1/library/busybox:1: .*; name a base that this registry has, or none"):
+        Builder(bucket, registry_3).plan(base=base)
 
 
 def test_a_password(bucket: Bucket, password_registry: Registry) -> None:
