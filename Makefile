@@ -73,15 +73,20 @@ deployments/images/loader/wheels/.done: requirements/loader.txt | setup
 	@$(BIN)/pip download -q --disable-pip-version-check --no-deps --only-binary :all: --python-version 3.11 --require-hashes -r requirements/loader.txt -d $(@D)
 	@touch $@
 
+# The first tool that works here: a docker client may be there without its daemon. BASE=... names a Python image in your own registry.
+define build_image
+tool=$$(for each in docker podman buildah; do "$$each" info >/dev/null 2>&1 && echo "$$each" && break; done); \
+	[ "$$tool" ] || { echo "$@: needs docker, podman or buildah, able to run" >&2; exit 2; }; \
+	"$$tool" build $(if $(BASE),--build-arg BASE=$(BASE))
+endef
+
 loader-image: wheels ## Build the loader's image for your registry (IMAGE=registry.example/modelyard/loader:TAG)
-	@tool=$$(command -v docker || command -v podman || command -v buildah) || { echo "loader-image: needs docker, podman or buildah" >&2; exit 2; }; \
-	"$$tool" build -f deployments/images/loader/Dockerfile -t $(IMAGE) .
+	@$(build_image) -f deployments/images/loader/Dockerfile -t $(IMAGE) .
 
 embedder-image: setup ## Build the inference server for sentence models for your registry (IMAGE=registry.example/modelyard/embedder:TAG)
 	@$(BIN)/pip download -q --disable-pip-version-check --no-deps --only-binary :all: --python-version 3.11 --require-hashes \
 		-r deployments/images/embedder/requirements.txt -d deployments/images/embedder/wheels
-	@tool=$$(command -v docker || command -v podman || command -v buildah) || { echo "embedder-image: needs docker, podman or buildah" >&2; exit 2; }; \
-	"$$tool" build -t $(IMAGE) deployments/images/embedder
+	@$(build_image) -t $(IMAGE) deployments/images/embedder
 
 lock: setup ## Pin the newest packages that pyproject.toml allows
 	@$(BIN)/uv pip compile -q --upgrade pyproject.toml --all-extras --generate-hashes --universal --python-version 3.11 --no-header --no-annotate -o requirements/all.txt
