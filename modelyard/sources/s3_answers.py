@@ -23,14 +23,9 @@ from modelyard.models import Checksum
 #: Algorithms of x-amz-checksum headers, in the order in which a response is asked for them.
 ALGORITHMS = ("CRC64NVME", "CRC32C", "CRC32", "SHA256", "SHA1")
 
-_DENIED = {
-    "XAdminUserNotFound",  # versitygw, for a key that it does not know
-    "AccessDenied",
-    "InvalidAccessKeyId",
-    "SignatureDoesNotMatch",
-    "InvalidToken",
-    "403",
-}
+#: The last is versitygw's, for a key that it does not know.
+_WRONG_KEY = {"InvalidAccessKeyId", "SignatureDoesNotMatch", "XAdminUserNotFound"}
+_DENIED = {"AccessDenied", "InvalidToken", "403"} | _WRONG_KEY
 _MISSING = {"NoSuchBucket", "NoSuchKey", "NoSuchVersion", "404", "NotFound"}
 _CHANGED = {"PreconditionFailed", "412", "NoSuchKey", "NoSuchVersion", "404", "NotFound"}
 #: Session credentials that are over. Roles' are renewed by whoever gives them, so this passes.
@@ -109,7 +104,7 @@ def _refusal(error: ClientError) -> Refusal:
 
 def http_error(refusal: Refusal, subject: str, *, versioned: bool = False) -> ModelyardError:
     """What a server's refusal means: by its error code first, then by the HTTP status. ``versioned``: one version was asked for."""
-    said = f"{subject}: {refusal.code or refusal.status} {refusal.message}".strip()
+    said = f"{subject}: {refusal.code or refusal.status} {refusal.message}".strip().rstrip(".")
     return _passing(refusal, said) or _lasting(refusal, said, versioned=versioned)
 
 
@@ -131,11 +126,17 @@ def _lasting(refusal: Refusal, said: str, *, versioned: bool) -> ModelyardError:
     if code == "RequestTimeTooSkewed":
         return SourceDenied(f"{said}; the clock of the machine that asks is wrong: set it, for example by NTP")
     if code in _DENIED or status in {401, 403}:
-        needed = " (a version of an object needs s3:GetObjectVersion)" if versioned else ""
-        return SourceDenied(f"{said}; check the credentials, and that they may list and read this prefix{needed}")
+        return SourceDenied(f"{said}; {_denied_step(code, versioned=versioned)}")
     if code in _MISSING or status == HTTPStatus.NOT_FOUND:
         return SourceMissing(f"{said}; check the bucket, the prefix and the endpoint")
     return SourceMissing(f"{said}; the server does not take this request: check the endpoint, the region and the bucket's name")
+
+
+def _denied_step(code: str, *, versioned: bool) -> str:
+    if code in _WRONG_KEY:
+        return "check the credentials: the key is not known there, or its secret is another"
+    needed = " (a version of an object needs s3:GetObjectVersion)" if versioned else ""
+    return f"check the credentials, and that they may list and read this prefix{needed}"
 
 
 def _region(refusal: Refusal) -> str:

@@ -33,6 +33,8 @@ MALFORMED = "The authorization header is malformed; the region 'us-east-1' is wr
         (Refusal("InternalError", 500), SourceUnavailable, "InternalError"),
         (Refusal("AccessDenied", 403), SourceDenied, "check the credentials"),
         (Refusal("", 403), SourceDenied, "check the credentials"),
+        (Refusal("SignatureDoesNotMatch", 403, "Check your key."), SourceDenied, "Check your key; check the credentials: the key is"),
+        (Refusal("XAdminUserNotFound", 404), SourceDenied, "the key is not known there"),
         (Refusal("AuthorizationHeaderMalformed", 400, MALFORMED), SourceMissing, "the bucket is in the region eu-west-1"),
         (Refusal("AuthorizationHeaderMalformed", 400, "", "eu-west-2"), SourceMissing, "the bucket is in the region eu-west-2"),
         (Refusal("PermanentRedirect", 301, "", "eu-west-2"), SourceMissing, "the bucket is in the region eu-west-2"),

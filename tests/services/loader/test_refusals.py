@@ -28,7 +28,7 @@ def test_a_missing_bucket(spec: LoadSpec, loader: Loader) -> None:
 
 def test_a_wrong_secret(spec: LoadSpec, loader: Loader) -> None:
     run = loader.run(spec, AWS_SECRET_ACCESS_KEY="not-the-secret")
-    run.failed("SourceDenied", spec.source.uri, "SignatureDoesNotMatch", "check the credentials")
+    run.failed("SourceDenied", spec.source.uri, "SignatureDoesNotMatch", "its secret is another")
     assert_absent(loader.root)
 
 
