@@ -16,6 +16,8 @@ _NO_REGISTRY = "RegistryUnavailable"
 _PULL = frozenset({"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", _NO_REGISTRY})
 _CONFIG = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
 _KILLED_BY_MEMORY = "OOMKilled"
+#: What a healthy claim's events say while its volume is made.
+_ROUTINE = frozenset({"ExternalProvisioning", "Provisioning", "WaitForFirstConsumer", "WaitForPodScheduled"})
 _STOPPING_SIGNALS = frozenset({9, 15})
 
 
@@ -107,16 +109,18 @@ def diagnose_claim(claim: Manifest, classes: Sequence[Manifest] | None, events: 
         return Diagnosis("the claim is being deleted", "pods that use it hold it", "wait, or set another pvcNameSuffix", permanent=True)
     if (claim.get("status") or {}).get("phase") == "Lost":
         return Diagnosis("the claim's PersistentVolume is gone (Lost)", "", "set another pvcNameSuffix for a new claim", permanent=True)
+    found = list(events)
     if volume := claim["spec"].get("volumeName"):
-        return _wants_volume(volume, events)
+        step = f"compare class, access modes, size and claimRef of PersistentVolume {volume} with the claim"
+        return _unbound(f"the claim names PersistentVolume {volume} and is not bound to it", found, step)
     if classes is None:
-        return Diagnosis("the claim is not bound", _words(latest(events)), "its StorageClass cannot be read by this account")
-    return _unprovisioned(claim, classes, list(events))
+        return _unbound("the claim is not bound", found, "its StorageClass cannot be read by this account")
+    return _unprovisioned(claim, classes, found)
 
 
-def _wants_volume(volume: str, events: Iterable[Manifest]) -> Diagnosis:
-    step = f"compare class, access modes, size and claimRef of PersistentVolume {volume} with the claim"
-    return Diagnosis(f"the claim names PersistentVolume {volume} and is not bound to it", _words(latest(events)), step)
+def _unbound(summary: str, events: Sequence[Manifest], step: str) -> Diagnosis:
+    """A claim that may only have been made a moment ago, unless an event says more."""
+    return Diagnosis(summary, _words(latest(events)), step, usual=all(event.get("reason") in _ROUTINE for event in events))
 
 
 def _unprovisioned(claim: Manifest, classes: Sequence[Manifest], events: list[Manifest]) -> Diagnosis:
@@ -145,7 +149,7 @@ def _with_class(claim: Manifest, storage_class: Manifest, events: list[Manifest]
         step = f"make a PersistentVolume with storageClassName {name!r}"
         return Diagnosis(f"StorageClass {name} makes no volumes and none fits", _words(latest(events)), step, permanent=True)
     step = f"see that a pod of provisioner {provisioner} runs"
-    return Diagnosis(f"provisioner {provisioner} has made no volume yet", _words(latest(events)), step)
+    return _unbound(f"provisioner {provisioner} has made no volume yet", events, step)
 
 
 def waits_for_consumer(storage_class: Manifest) -> bool:

@@ -1,13 +1,12 @@
 """What is told while a loader's Job goes on: its progress, and why it does not get on."""
 
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import TypeAlias
 
 from modelyard.errors import ClusterRefused, ClusterUnavailable, LoaderFailed
 from modelyard.kube.client import Kube, Manifests
-from modelyard.kube.diagnosis import Diagnosis
+from modelyard.kube.diagnosis import Course, Diagnosis
 from modelyard.kube.explain import explain_claim, explain_job, explain_pod
 from modelyard.kube.loader_report import newest_pod, progress_in
 from modelyard.kube.resources import Manifest, ObjectRef
@@ -38,8 +37,7 @@ class Follower:
         self._patience = patience
         self._hurried = hurried
         self.progress: Progress | None = None
-        self._summary: str | None = None
-        self._since = time.monotonic()
+        self._course = Course()
         self._may_read_log = True
 
     def tick(self, job: Manifest) -> None:
@@ -55,12 +53,9 @@ class Follower:
                 self._read_progress(pod)
 
     def _diagnose(self, diagnosis: Diagnosis | None) -> None:
-        """A summary names the cause and stays; the details under it come and go (ErrImagePull and its back-off take turns)."""
-        if diagnosis is None or diagnosis.summary != self._summary:
-            self._summary, self._since = diagnosis.summary if diagnosis else None, time.monotonic()
-            if diagnosis:
-                self._on_note(f"{self._ref}: {diagnosis}")
-        if diagnosis and (diagnosis.permanent or self._hurried) and time.monotonic() - self._since >= self._patience:
+        if self._course.see(diagnosis):
+            self._on_note(f"{self._ref}: {diagnosis}")
+        if diagnosis and (diagnosis.permanent or self._hurried) and self._course.seconds >= self._patience:
             raise Stuck(f"{self._ref} does not start: {diagnosis}")
 
     def _read_progress(self, pod: Manifest) -> None:

@@ -1,6 +1,5 @@
 """PersistentVolumeClaims of caches: read, make, and wait until bound. Nothing here changes or deletes a claim (see expansion.py)."""
 
-import time
 from collections.abc import Callable
 
 from modelyard.caches import CacheSpec
@@ -8,7 +7,7 @@ from modelyard.errors import ClaimPending, ClaimUnusable, ClusterRefused, Cluste
 from modelyard.kube.apply import Action, Change, is_owned, owned, patiently
 from modelyard.kube.client import Kube
 from modelyard.kube.diagnose import waits_for_consumer
-from modelyard.kube.diagnosis import Diagnosis
+from modelyard.kube.diagnosis import Course
 from modelyard.kube.explain import explain_claim
 from modelyard.kube.failures import AlreadyExists
 from modelyard.kube.loader_job import LOADER_JOB_TYPE
@@ -133,7 +132,7 @@ def wait_bound(
     try:
         live = wait_for(kube, ref, ends, timeout, on_tick=watcher.tick)
     except TimedOut as error:
-        raise ClaimPending(f"{ref} is not bound after {timeout:.0f} s: {watcher.diagnosis or error}") from error
+        raise ClaimPending(f"{ref} is not bound after {timeout:.0f} s: {watcher.course.last or error}") from error
     return claim_facts(live, read_volume(kube, live["spec"]["volumeName"]) if live["spec"].get("volumeName") else None)
 
 
@@ -149,12 +148,11 @@ class _Watcher:
     """Knows whether a claim is settled, and the last reason why it is not."""
 
     def __init__(self, kube: Kube, ref: ObjectRef, patience: float, on_note: Callable[[str], None]) -> None:
-        self.diagnosis: Diagnosis | None = None
+        self.course = Course()
         self._kube = kube
         self._ref = ref
         self._patience = patience
         self._on_note = on_note
-        self._since = time.monotonic()
 
     def settled(self, claim: Manifest) -> Manifest | None:
         """The claim, if there is nothing to wait for."""
@@ -177,9 +175,7 @@ class _Watcher:
             diagnosis = explain_claim(self._kube, claim)
         except ClusterUnavailable:
             return
-        if self.diagnosis is None or diagnosis.summary != self.diagnosis.summary:
-            self._since = time.monotonic()
+        if self.course.see(diagnosis):
             self._on_note(f"{self._ref}: {diagnosis}")
-        self.diagnosis = diagnosis
-        if diagnosis.permanent and time.monotonic() - self._since >= self._patience:
+        if diagnosis.permanent and self.course.seconds >= self._patience:
             raise ClaimUnusable(f"{self._ref} cannot be bound: {diagnosis}")

@@ -226,13 +226,27 @@ CLASSES = [
         ),
         pytest.param(
             claim({"storageClassName": "late"}, annotations={"volume.kubernetes.io/selected-node": "n1"}),
-            [event("ExternalProvisioning", "Waiting for a volume to be created")],
+            [
+                event("WaitForFirstConsumer", "before"),
+                event("ExternalProvisioning", "Waiting for a volume to be created", "2026-11-21T08:00:01Z"),
+            ],
             Diagnosis(
                 "provisioner nfs.csi.k8s.io has made no volume yet",
                 "ExternalProvisioning: Waiting for a volume to be created",
                 "see that a pod of provisioner nfs.csi.k8s.io runs",
+                usual=True,
             ),
             id="a pod came, the provisioner is silent",
+        ),
+        pytest.param(
+            claim({"storageClassName": "nfs"}),
+            [event("Provisioning", "External provisioner is provisioning volume"), event("Throttled", "try later", "2026-11-21T08:00:01Z")],
+            Diagnosis(
+                "provisioner nfs.csi.k8s.io has made no volume yet",
+                "Throttled: try later",
+                "see that a pod of provisioner nfs.csi.k8s.io runs",
+            ),
+            id="the provisioner says why it has none yet",
         ),
         pytest.param(
             claim({"storageClassName": "nfs"}),
@@ -284,12 +298,12 @@ def test_claim(live: Manifest, events: list[Manifest], expected: Diagnosis) -> N
 
 
 @pytest.mark.parametrize(
-    ("events", "words"),
+    ("events", "words", "usual"),
     [
-        pytest.param([event("FailedBinding", "no volume")], "FailedBinding: no volume", id="the claim's own event"),
-        pytest.param([], "no event says why", id="events cannot be read either"),
+        pytest.param([event("FailedBinding", "no volume")], "FailedBinding: no volume", False, id="the claim's own event"),
+        pytest.param([], "no event says why", True, id="events cannot be read either"),
     ],
 )
-def test_claim_whose_class_cannot_be_read(events: list[Manifest], words: str) -> None:
-    expected = Diagnosis("the claim is not bound", words, "its StorageClass cannot be read by this account")
+def test_claim_whose_class_cannot_be_read(events: list[Manifest], words: str, usual: bool) -> None:  # noqa: FBT001
+    expected = Diagnosis("the claim is not bound", words, "its StorageClass cannot be read by this account", usual=usual)
     assert diagnose_claim(claim({"storageClassName": "nfs"}), None, events) == expected
