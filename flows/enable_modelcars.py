@@ -1,17 +1,18 @@
 """Enable modelcars: let KServe serve models from images (``oci://``), and undo it."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from typing import Annotated
 
 from prefect import flow, task
-from prefect.artifacts import create_markdown_artifact
 from prefect.logging import get_run_logger
 from pydantic import Field
 
 from blocks import Cluster, load_block
 from flows.parameters import ShortText
+from flows.plans import publish_plan
 from flows.retries import retried
 from modelyard.errors import ClusterUnavailable, Refused
 from modelyard.kube.client import Kube
@@ -33,6 +34,7 @@ from modelyard.serving.controller import find_namespace, read_config, restart_co
 
 RESTART_TIMEOUT = timedelta(minutes=10)
 ADMISSION_TIMEOUT = timedelta(minutes=3)
+PROBE = "deployments/kubernetes/enable-modelcars/probe"
 Planned = Callable[[ConfigFacts], ConfigPlan]
 
 
@@ -85,7 +87,8 @@ def enable_modelcars(  # noqa: PLR0913, PLR0917 - these are the fields of the fo
     kube = Kube(load_block(Cluster, cluster).get_client())
     facts = resolve(namespace, kube)
     plan = planned(facts)
-    publish_plan(plan, cluster)
+    key = artifact_key("modelcars", cluster)
+    publish_plan(describe_config(plan), plan.problems, key=key, description=str(plan.action), dry_run=dry_run)
     if dry_run:
         return report_of(plan)
     plan.approved()
@@ -104,8 +107,8 @@ def resolve(namespace: str | None, kube: Kube) -> ConfigFacts:
 def change(namespace: str, planned: Planned, kube: Kube) -> ConfigPlan:
     """Write the configuration; what others wrote since the plan is kept."""
     plan = write_config(kube, namespace, planned)
-    for line in plan.changes:
-        get_run_logger().info(line)
+    for line in (*(plan.changes or (str(plan.action),)), *plan.notes):
+        get_run_logger().info("%s", line)
     return plan
 
 
@@ -130,13 +133,17 @@ def verify(namespace: str, planned: Planned, probe_namespace: str, kube: Kube) -
     if left.changes:
         raise Refused(f"the configuration is not what was written a moment ago: {'; '.join(left.changes)}; {' '.join(left.notes)}".strip())
     admission = wait_admission(kube, probe_namespace, read_section(facts)[0], ADMISSION_TIMEOUT.total_seconds())
-    (get_run_logger().info if admission.works else get_run_logger().warning)(admission.told)
+    admission = with_next_step(admission, probe_namespace)
+    (get_run_logger().info if admission.works else get_run_logger().warning)("%s", admission.told)
     return admission
 
 
-def publish_plan(plan: ConfigPlan, cluster: str) -> None:
-    """The plan as an artifact of the cluster."""
-    create_markdown_artifact(describe_config(plan), key=artifact_key("modelcars", cluster), description=str(plan.action))
+def with_next_step(admission: Admission, namespace: str) -> Admission:
+    """What was seen; where the account may not try it, also with the rights that it needs and where."""
+    if admission.works is not None or "lacks the verb" not in admission.told:
+        return admission
+    step = f"{PROBE} is one, for a namespace where models are served; give that as probe_namespace (now {namespace})"
+    return replace(admission, told=f"{admission.told}: {step}")
 
 
 def report_of(plan: ConfigPlan, restarted: tuple[str, ...] = (), admission: Admission | None = None) -> EnableReport:

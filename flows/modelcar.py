@@ -12,6 +12,7 @@ from pydantic import Field
 from blocks import OciRegistry, SigningKey, load_block
 from flows.modelcar_sites import InRun, end_build, end_build_never_started, image_key, site_of
 from flows.parameters import BUSYBOX, ShortText, parse_image
+from flows.plans import publish_plan
 from flows.signing import believing, trust_of
 from modelyard.errors import Problem, Refused
 from modelyard.images.descriptors import Platform
@@ -86,7 +87,8 @@ def build_modelcar(  # noqa: PLR0913, PLR0917 - these are the fields of the form
     request = request.model_copy(update={"previous": parse_image(previous, "previous") if previous else None, **rules})
     request = believing(request, target.keychain(), trust, records=isinstance(site, InRun))
     plan = site.plan(request)
-    create_markdown_artifact(describe(plan), key=image_key(request, "plan"), description=f"Plan {plan.digest}")
+    key_of_plan = image_key(request, "plan")
+    publish_plan(describe(plan), plan.problems, key=key_of_plan, description=f"Plan {plan.digest}", dry_run=dry_run)
     if dry_run:
         return report_of(plan)
     plan, built = site.build(plan.approved())

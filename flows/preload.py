@@ -15,6 +15,7 @@ from flows.hooks import end_jobs, end_jobs_never_started
 from flows.model_sources import BucketSource, ImageSource, model_source, version_of
 from flows.orders import carry_out
 from flows.parameters import ShortText
+from flows.plans import publish_plan
 from flows.progress import LoadProgress
 from flows.retries import retried
 from modelyard.errors import ClusterUnavailable, LoaderInterrupted
@@ -81,7 +82,8 @@ def preload_model(  # noqa: PLR0913, PLR0917 - these are the fields of the form
     files, kube = model_source(source, path), Kube(load_block(Cluster, cluster).get_client())
     request = PreloadRequest(model, version or version_of(path), files.location, load_block(ModelCache, cache).spec(), verify)
     plan = plan_preload(request, measure(request, resolve(request, files, kube), kube))
-    publish_plan(plan)
+    publish_plan(describe(plan), plan.problems, key=_key(plan, "plan"), description=f"Plan {plan.digest}", dry_run=dry_run)
+    publish_classes(plan)
     if dry_run:
         return report_of(plan)
     with catalogued(kube, plan, Source(source, path)) as entry:
@@ -139,9 +141,8 @@ def load(spec: LoadSpec, plan: PreloadPlan, source: BucketSource | ImageSource, 
     return report.result
 
 
-def publish_plan(plan: PreloadPlan) -> None:
-    """The plan as an artifact of the model, and the classes to choose from where the cache names none."""
-    create_markdown_artifact(describe(plan), key=_key(plan, "plan"), description=f"Plan {plan.digest}")
+def publish_classes(plan: PreloadPlan) -> None:
+    """The classes to choose from, as an artifact of the cache, where it names none."""
     cache = plan.request.cache
     if not cache.storage_class_name and plan.facts.classes is not None:
         table = class_table(plan.facts.classes, cache.access_mode)

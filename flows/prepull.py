@@ -6,13 +6,14 @@ from typing import Annotated, Any, cast
 from uuid import UUID
 
 from prefect import flow, task
-from prefect.artifacts import create_markdown_artifact, create_progress_artifact, create_table_artifact, update_progress_artifact
+from prefect.artifacts import create_progress_artifact, create_table_artifact, update_progress_artifact
 from prefect.logging import get_run_logger
 from pydantic import Field
 
 from blocks import Cluster, OciRegistry, load_block
 from flows.model_images import find_image
 from flows.parameters import BUSYBOX, ImageText, KubeName, Labels, ShortText, parse_image
+from flows.plans import publish_plan, tell_plan
 from flows.retries import retried
 from flows.signing import demand_signature
 from modelyard.errors import ClusterUnavailable, LoaderInterrupted
@@ -97,11 +98,13 @@ def prepull_image(  # noqa: PLR0913, PLR0917 - these are the fields of the form
     )
     kube = Kube(load_block(Cluster, cluster).get_client())
     if remove:
+        tell_plan(f"Jobs in {namespace} that hold {request.image} go, whichever there are.", dry_run=dry_run)
         return PrepullReport(image=str(request.image), action="let go", nodes=() if dry_run else take_away(request, kube))
     target = load_block(OciRegistry, registry)
     request = request.model_copy(update={"image": demand_signature(request.image, target)})
     plan = resolve(request, find_image(request.image, target.keychain()), kube)
-    create_markdown_artifact(describe_prepull(plan), key=_key(request, "plan"), description=f"Pre-pull {request.image}")
+    key, title = _key(request, "plan"), f"Pre-pull {request.image}"
+    publish_plan(describe_prepull(plan), plan.problems, key=key, description=title, dry_run=dry_run)
     if dry_run:
         return report_of(plan, "planned")
     make(plan.approved(), kube)

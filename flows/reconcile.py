@@ -17,6 +17,7 @@ from pydantic import Field
 from blocks import Cluster, load_block
 from flows.cache_blocks import CacheBlocks, read_cache_blocks, registry_hosts, source_uris
 from flows.parameters import ShortText
+from flows.plans import tell_plan
 from flows.preload import preload_model
 from flows.reconcile_tasks import Catalogue, Planned, correct, look, read_all, remove, still_awaited
 from flows.share import share_where_wanted
@@ -97,6 +98,7 @@ def reconcile_caches(
     publish(planned)
     report = forecast(planned) if dry_run else act(kube, planned, cluster)
     shared = tuple(line for name, cache in blocks.specs.items() for line in share(name, cache, cluster, dry_run=dry_run))
+    tell_plan("\n".join([*shared, *report.planned]) or "nothing is to be done", dry_run=dry_run)
     told = {"planned": (*report.planned, *shared)} if dry_run else {"shared": shared}
     report = report.model_copy(update={**told, "note": "; ".join(dict.fromkeys(catalogue.unread.values())) or None})
     if failures:

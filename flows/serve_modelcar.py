@@ -5,13 +5,14 @@ from typing import Annotated
 
 import yaml
 from prefect import flow, task
-from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.artifacts import create_table_artifact
 from prefect.logging import get_run_logger
 from pydantic import Field
 
 from blocks import Cluster, OciRegistry, load_block
 from flows.model_images import find_image
 from flows.parameters import BUSYBOX, ImageText, KubeName, Labels, ShortText, parse_image
+from flows.plans import publish_plan
 from flows.prepull import prepull_image
 from flows.retries import retried
 from flows.signing import demand_signature
@@ -115,7 +116,8 @@ def serve_modelcar(  # noqa: PLR0913, PLR0917 - these are the fields of the form
     wait = parse_duration(patience)
     kube = Kube(load_block(Cluster, cluster).get_client())
     plan = resolve(request, find_image(request.image, target.keychain()), kserve_namespace, kube)
-    publish_plan(plan)
+    text, key = describe_serving(plan, yaml.safe_dump(plan.manifest, sort_keys=False)), _key(request, "plan")
+    publish_plan(text, plan.problems, key=key, description=f"Serve {request.uri}", dry_run=dry_run)
     if dry_run:
         return report_of(plan)
     found = plan.approved()
@@ -201,12 +203,6 @@ def look_from(pod: Manifest, request: ServeRequest, kube: Kube) -> Seen:
 def one_a_node(pods: list[Manifest]) -> list[Manifest]:
     """The image is pulled once a node, so one of its pods stands for the others."""
     return list({pod["spec"]["nodeName"]: pod for pod in pods}.values())
-
-
-def publish_plan(plan: ServePlan) -> None:
-    """The plan as an artifact of the service."""
-    text = yaml.safe_dump(plan.manifest, sort_keys=False)
-    create_markdown_artifact(describe_serving(plan, text), key=_key(plan.request, "plan"), description=f"Serve {plan.request.uri}")
 
 
 def publish_report(report: ServeReport) -> ServeReport:

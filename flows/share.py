@@ -4,7 +4,7 @@ from datetime import timedelta
 from typing import Annotated
 
 from prefect import flow, task
-from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.artifacts import create_table_artifact
 from prefect.logging import get_run_logger
 from pydantic import Field
 
@@ -12,6 +12,7 @@ from flows.cache_blocks import load_cache
 from flows.hooks import end_jobs, end_jobs_never_started
 from flows.orders import carry_out, versions_seen
 from flows.parameters import ShortText
+from flows.plans import publish_plan
 from flows.retries import retried
 from modelyard.caches import CacheSpec
 from modelyard.errors import ClusterUnavailable, LoaderInterrupted, VolumeUnusable
@@ -82,7 +83,8 @@ def share_cache(
     """
     kube, spec = load_cache(cache, cluster)
     plan = resolve_sharing(spec, tuple(namespaces) or spec.share_with, kube)
-    publish_plan(plan)
+    key = artifact_key("share", spec.name, spec.namespace, part="plan")
+    publish_plan(describe_sharing(plan), plan.problems, key=key, description=f"Share {spec.name}", dry_run=dry_run)
     if dry_run:
         return report_of(plan)
     return publish_report(plan, share(plan.approved(), plan, kube))
@@ -108,9 +110,8 @@ def unshare_cache(
     """
     kube, spec = load_cache(cache, cluster)
     plan = resolve_unsharing(spec, tuple(namespaces), kube)
-    create_markdown_artifact(
-        describe_unsharing(plan), key=artifact_key("unshare", spec.name, spec.namespace), description=f"Unshare {spec.name}"
-    )
+    key = artifact_key("unshare", spec.name, spec.namespace)
+    publish_plan(describe_unsharing(plan), plan.problems, key=key, description=f"Unshare {spec.name}", dry_run=dry_run)
     if dry_run:
         return unshare_report(plan)
     removed, notes = unshare(plan.approved(), spec, kube)
@@ -256,12 +257,6 @@ def release(cache: CacheSpec, name: str, kube: Kube) -> str | None:
         get_run_logger().info("%s", note)
         return note
     return None
-
-
-def publish_plan(plan: SharePlan) -> None:
-    """The plan as an artifact of the cache."""
-    key = artifact_key("share", plan.cache.name, plan.cache.namespace, part="plan")
-    create_markdown_artifact(describe_sharing(plan), key=key, description=f"Share {plan.cache.name}")
 
 
 def publish_report(plan: SharePlan, shared: tuple[SharedNamespace, ...]) -> ShareReport:

@@ -4,10 +4,10 @@ from typing import Annotated
 
 import yaml
 from prefect import flow, task
-from prefect.artifacts import create_markdown_artifact
 from pydantic import Field
 
 from blocks import Cluster, load_block
+from flows.plans import publish_plan
 from flows.retries import retried
 from modelyard.kube.apply import owned
 from modelyard.kube.client import Kube
@@ -52,7 +52,8 @@ def clone_storage_class(
     """
     kube = Kube(load_block(Cluster, cluster).get_client())
     plan = read_and_plan(storage_class, new_name, kube)
-    create_markdown_artifact(describe_clone(plan, yaml_of(plan)), key=slug(f"storage-class-{plan.name}", 200), description=str(plan.action))
+    key = slug(f"storage-class-{plan.name}", 200)
+    publish_plan(describe_clone(plan, yaml_of(plan)), plan.problems, key=key, description=str(plan.action), dry_run=dry_run)
     if not dry_run:
         make_class(plan, kube)
     return CloneReport(

@@ -158,7 +158,9 @@ def plan_undo(facts: ConfigFacts) -> ConfigPlan:
         return ConfigPlan(facts.namespace, ConfigAction.NOTHING, problems=tuple(problems))
     if noted is None:
         action = ConfigAction.RESTART if facts.restart_due else ConfigAction.NOTHING
-        return ConfigPlan(facts.namespace, action, notes=("no change of ours is noted here: there is nothing to undo",))
+        return ConfigPlan(
+            facts.namespace, action, notes=("there is nothing to undo: this configuration holds no change that Modelyard made",)
+        )
     ours = {key: value for key, value in noted.before.items() if _same(section.get(key), noted.set.get(key))}
     kept = tuple(f"{key} is {section.get(key)!r} and was not set by Modelyard: it stays" for key in noted.before if key not in ours)
     return _plan(facts, section, ours, None, (*_notes(facts), *kept))
