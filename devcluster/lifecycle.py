@@ -60,15 +60,18 @@ def _modules(extras: Collection[str]) -> list[Module]:
     return [*MODULES, *(EXTRAS[extra].module for extra in extras)]
 
 
-def up(name: str | None = None, *, extras: Collection[str] = ()) -> Cluster:
+def up(name: str | None = None, *, extras: Collection[str] = (), fresh: bool = False) -> Cluster:
     """Start the cluster, or find it up and healthy. A second call meanwhile waits for the first.
 
+    `fresh`: if it is not up, forget its data first. One that another call has just started is up.
     `extras` (names of EXTRAS) are installed into it, or found there; they stay in its data, so a later start needs no mention.
     """
     here = layout(name)
     if unknown := sorted(set(extras) - set(EXTRAS)):
         raise DevclusterError(f"there is no extra {', '.join(unknown)}; there is {', '.join(EXTRAS)}")
     with _locked(here):
+        if fresh and find_supervisor(here) is None:
+            _stop_and_purge(here)
         cluster = connect(here.name) if _is_healthy(here) else _start(here, extras)
         for extra in extras:
             EXTRAS[extra].install(here, cluster)
@@ -106,13 +109,19 @@ def down(name: str | None = None, *, purge: bool = False) -> None:
     """Stop the cluster and leave nothing of it in the system; `purge` removes its state directory too."""
     here = layout(name)
     with _locked(here):
-        if here.directory.exists():
+        if purge:
+            _stop_and_purge(here)
+        elif here.directory.exists():
             _stop(here)
-        if purge and here.directory.exists():
-            # Renamed first: half a state directory must never be taken for a whole one.
-            here.directory.rename(here.directory.with_name(f".purged-{here.name}-{os.getpid()}"))
-        for purged in here.directory.parent.glob(f".purged-{here.name}-*"):
-            shutil.rmtree(purged)
+
+
+def _stop_and_purge(here: Layout) -> None:
+    if here.directory.exists():
+        _stop(here)
+        # Renamed first: half a state directory must never be taken for a whole one.
+        here.directory.rename(here.directory.with_name(f".purged-{here.name}-{os.getpid()}"))
+    for purged in here.directory.parent.glob(f".purged-{here.name}-*"):
+        shutil.rmtree(purged)
 
 
 @contextmanager

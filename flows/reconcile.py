@@ -98,7 +98,8 @@ def reconcile_caches(
     publish(planned)
     report = forecast(planned) if dry_run else act(kube, planned, cluster)
     shared = tuple(line for name, cache in blocks.specs.items() for line in share(name, cache, cluster, dry_run=dry_run))
-    tell_plan("\n".join([*shared, *report.planned]) or "nothing is to be done", dry_run=dry_run)
+    unread = f"{len(failures) + len(catalogue.unread)} caches or namespaces could not be read" if failures or catalogue.unread else ""
+    tell_plan("\n".join([*shared, *report.planned, unread]).strip() or "nothing is to be done", dry_run=dry_run)
     told = {"planned": (*report.planned, *shared)} if dry_run else {"shared": shared}
     report = report.model_copy(update={**told, "note": "; ".join(dict.fromkeys(catalogue.unread.values())) or None})
     if failures:

@@ -8,11 +8,12 @@ from modelyard.errors import ClusterRefused, ClusterUnavailable, LoaderFailed
 from modelyard.kube.client import Kube, Manifests
 from modelyard.kube.diagnosis import Course, Diagnosis
 from modelyard.kube.explain import explain_claim, explain_job, explain_pod
-from modelyard.kube.loader_report import newest_pod, progress_in
+from modelyard.kube.loader_report import newest_pod, progress_in, retries_in
 from modelyard.kube.resources import Manifest, ObjectRef
 from modelyard.orders import Progress
 
-_LOG_LINES = 20
+#: Beside progress, once a second, they may hold what sixteen transfers try again.
+_LOG_LINES = 100
 OnProgress: TypeAlias = Callable[[Progress], None]
 OnNote: TypeAlias = Callable[[str], None]
 
@@ -39,6 +40,7 @@ class Follower:
         self.progress: Progress | None = None
         self._course = Course()
         self._may_read_log = True
+        self._retries = set[str]()
 
     def tick(self, job: Manifest) -> None:
         """Tell what changed.
@@ -62,14 +64,19 @@ class Follower:
         if not self._may_read_log:
             return
         try:
-            progress = progress_in(tail_of(self._kube, pod))
+            log = tail_of(self._kube, pod)
         except ClusterRefused as error:
             self._may_read_log = False
             self._on_note(f"{self._ref}: its progress cannot be read: {error}")
             return
+        progress = progress_in(log)
         if progress and progress != self.progress:
             self.progress = progress
             self._on_progress(progress)
+        for retry in retries_in(log):
+            if retry not in self._retries:
+                self._retries.add(retry)
+                self._on_note(f"{self._ref}: {retry}")
 
 
 def _hindrance(kube: Kube, job: Manifest, pod: Manifest | None) -> Diagnosis | None:

@@ -28,6 +28,12 @@ def progress_in(log: str) -> Progress | None:
     return None
 
 
+def retries_in(log: str) -> list[str]:
+    """What a log tells of things that are tried again, and why."""
+    lines = map(_object, log.splitlines())
+    return [str(data.get("message", "")) for data in lines if data.get("event") == "retry"]
+
+
 def finished(job: Manifest) -> dict[str, Any] | None:
     """The condition that ended the Job (``Complete`` or ``Failed``), or None while it goes on."""
     conditions: list[dict[str, Any]] = (job.get("status") or {}).get("conditions") or []

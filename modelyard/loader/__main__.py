@@ -6,6 +6,7 @@ The result, or the error as data, goes to the pod's termination message; progres
 
 import argparse
 import json
+import logging
 import os
 import signal
 import sys
@@ -33,9 +34,18 @@ EXIT_PERMANENT = 1
 EXIT_TEMPORARY = os.EX_TEMPFAIL
 
 
+class _Retries(logging.Handler):
+    """What the library warns of is what is tried again: as a line that whoever follows the Job tells."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        say("retry", message=record.getMessage())
+
+
 def main(argv: list[str] | None = None) -> int:
     """Carry out one order and report its end."""
     arguments = _parse(argv)
+    if not (logger := logging.getLogger("modelyard")).handlers:
+        logger.addHandler(_Retries(logging.WARNING))
     os.umask(0o002)  # a cache is shared by its group
     signal.signal(signal.SIGTERM, _interrupted)  # process 1 of a container has no default action for it
     try:

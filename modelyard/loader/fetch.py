@@ -17,7 +17,7 @@ from modelyard.errors import ContentMismatch, ModelyardError, SourceUnavailable
 from modelyard.loader.journal import Journal
 from modelyard.loader.killpoints import kill_point
 from modelyard.loader.layout import make_directories, sync_file_system, volume_error
-from modelyard.loader.progress import ProgressLog
+from modelyard.loader.progress import ProgressLog, say
 from modelyard.loader.staged_file import StagedFile
 from modelyard.loader.tuning import Tuning
 from modelyard.models import FileRecord, SourceFile
@@ -183,8 +183,12 @@ class Fetch:
         tries = max(running.failures, running.mismatches)
         if not error.retryable or tries >= self.tuning.attempts:
             raise error
-        delay = min(_LONGEST_RETRY_SECONDS, self.tuning.retry_seconds * 2 ** (tries - 1))
-        running.not_before = time.monotonic() + delay * random.uniform(0.5, 1.0)  # noqa: S311 - jitter
+        delay = min(_LONGEST_RETRY_SECONDS, self.tuning.retry_seconds * 2 ** (tries - 1)) * random.uniform(0.5, 1.0)  # noqa: S311 - jitter
+        running.not_before = time.monotonic() + delay
+        if isinstance(error, ContentMismatch):
+            say("retry", message=f"{error}; fetched again from its first byte in {delay:.1f} s")
+        elif tries > 1:  # a single broken connection is nothing to look at
+            say("retry", message=f"{error}; tried again in {delay:.1f} s")
 
     # While running --------------------------------------------------------------------------------------------------
 

@@ -78,6 +78,8 @@ def read_sums(files: Iterable[SourceFile], source: Source, subject: str, patienc
 
 # Bases ------------------------------------------------------------------------------------------------------------------
 
+_OTHER_BASE = "or name another base, or none for an image that is only mounted"
+
 
 def read_bases(
     request: ModelcarRequest, keychain: Keychain, patience: Patience | None = None
@@ -91,9 +93,10 @@ def read_bases(
         return tuple(BaseImage(platform=platform) for platform in request.platforms), None, []
     try:
         return _read_bases(request, request.base, keychain, patience)
-    except (RegistryUnavailable, RegistryDenied, RegistryMissing, RegistryRefused) as error:
-        step = "name a base that this registry has, or none for an image that is only mounted"
-        raise type(error)(f"base {request.base}: {error}; {step}") from error
+    except RegistryUnavailable as error:
+        raise RegistryUnavailable(f"base {request.base}: {error}; {_OTHER_BASE}", delay=error.delay) from error
+    except (RegistryDenied, RegistryMissing, RegistryRefused) as error:
+        raise type(error)(f"base {request.base}: {error}; {_OTHER_BASE}") from error
 
 
 def _read_bases(

@@ -197,7 +197,7 @@ def is_running(pod: Manifest) -> bool:
 
 def of_holder(diagnosis: Diagnosis, plan: PrepullPlan) -> Diagnosis:
     """The diagnosis, with what to do if the image that cannot be pulled is not the model's, but the one that sleeps beside it. Pure."""
-    is_holder = plan.form is Form.VOLUME and plan.request.holder.rpartition("/")[2] in diagnosis.summary
+    is_holder = plan.form is Form.VOLUME and diagnosis.permanent and f"image {plan.request.holder} " in diagnosis.summary
     step = "it only sleeps beside the model's image: name one that the nodes can pull as the holder"
     return replace(diagnosis, next_step=step) if is_holder else diagnosis
 

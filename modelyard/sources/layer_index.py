@@ -3,7 +3,6 @@
 import hashlib
 import tarfile
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 
 from modelyard.errors import ContentMismatch, LoaderFailed, Problem, Refused
@@ -59,18 +58,24 @@ def told_index(layer: ModelLayer, descriptor: Descriptor) -> Indexed:
     return [(segment.file, Place(descriptor, segment.body)) for segment in segments(files)]
 
 
-def check_told(told: Indexed, repository: Repository, layer: Descriptor) -> None:
-    """See that the archive of a layer of ours names the files that its annotations tell, where they tell them: a node that mounts the
-    image goes by the archive. The files' own bytes are passed over.
+def is_as_told(told: Indexed, repository: Repository, layer: Descriptor) -> bool:
+    """Whether the archive of a layer of ours names the files that its annotations tell, where they tell them: a node that mounts the
+    image goes by the archive. The files' own bytes are passed over, so what differs may have been broken on its way.
+    """
+    try:
+        return _frame(read_index(repository, layer, None, whole=False)[0]) == _frame(told)
+    except Refused:
+        return False
+
+
+def demand_told(told: Indexed, repository: Repository, layer: Descriptor) -> None:
+    """Like ``is_as_told``, by reading all of the layer, whose digest tells whether it was broken on its way.
 
     Raises:
         Refused: it names others, or is no archive that is understood.
         ContentMismatch: what arrived has another digest.
     """
-    with suppress(Refused):
-        if _frame(read_index(repository, layer, None, whole=False)[0]) == _frame(told):
-            return
-    found, _ = read_index(repository, layer, None, whole=True)  # it may have been broken on its way: all of it tells
+    found, _ = read_index(repository, layer, None, whole=True)
     if _frame(found) != _frame(told):
         names = ", ".join(shown(path) for path, _, _ in _frame(found)[:MAX_PROBLEMS])
         what = f"does not hold what its annotations tell: its archive names {names or 'no file'}"

@@ -23,7 +23,7 @@ from modelyard.oci.registry import Repository
 from modelyard.plans.paths import shown
 from modelyard.quantities import format_bytes
 from modelyard.sources.base import Done, Sink
-from modelyard.sources.layer_index import MAX_BASE_LAYER, MOST_ENTRIES, Indexed, Place, check_told, read_index, told_index
+from modelyard.sources.layer_index import MAX_BASE_LAYER, MOST_ENTRIES, Indexed, Place, demand_told, is_as_told, read_index, told_index
 from modelyard.sources.layer_stream import Forward, Gunzip
 
 #: Which of an index's images is taken where it lists it: the model's files are the same in all of them.
@@ -176,9 +176,13 @@ class OciSource:
 
     def _told(self, layer: ModelLayer, descriptor: Descriptor) -> Indexed:
         told = told_index(layer, descriptor)
-        if self._whole:
-            self._repository.patience.through(lambda: check_told(told, self._repository, descriptor))
+        if self._whole and not (self._is_as_told(told, descriptor) or self._is_as_told(told, descriptor)):
+            self._note(f"{self.location.uri}: layer {descriptor.digest} does not look as its annotations tell: all of it is read")
+            demand_told(told, self._repository, descriptor)
         return told
+
+    def _is_as_told(self, told: Indexed, descriptor: Descriptor) -> bool:
+        return self._repository.patience.through(lambda: is_as_told(told, self._repository, descriptor))
 
     def _links_of_base(self, layers: Sequence[Descriptor]) -> Links:
         """The links in the base's layers. A node that mounts the image would find the base's files among the model's; the index has none.

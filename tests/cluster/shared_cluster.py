@@ -33,10 +33,10 @@ def shared_cluster(name: str, directory: Path, extras: Sequence[str] = ()) -> It
         fcntl.flock(users, fcntl.LOCK_SH)
         started = directory / f"{name}-was-started-here"
         with steady(directory, COMPONENTS), one_at_a_time(directory, f"start-of-{name}"):
-            if not started.exists() and not _is_up(name):
-                devcluster.down(name, purge=True)
+            fresh = not started.exists() and not _is_up(name)
+            if fresh:
                 started.touch()
-            cluster = devcluster.up(name, extras=extras)
+            cluster = devcluster.up(name, extras=extras, fresh=fresh)
         yield cluster
         if started.exists() and _is_last(users):
             devcluster.down(name, purge=True)

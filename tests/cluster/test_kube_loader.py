@@ -95,11 +95,13 @@ def gone(kube: Kube, kind: str, name: str, namespace: str) -> bool:
 def test_a_load_reports_progress_and_result_and_leaves_nothing(kube: Kube, cache: CacheSpec, script: Script) -> None:
     line = json.dumps({"event": "progress", **PROGRESS.model_dump()})
     identity = "test $(id -u) = 10001 && test ${#AWS_SECRET_ACCESS_KEY} = 7 && test $(cat $AWS_CA_BUNDLE) = pem"
-    script(f"{identity} && touch $MODELYARD_ROOT/f /tmp/f || exit 9; echo '{line}'; sleep 5; {SUCCEEDS}")
-    seen: list[Progress] = []
+    retry = json.dumps({"event": "retry", "message": "x: reset; tried again"})
+    script(f"{identity} && touch $MODELYARD_ROOT/f /tmp/f || exit 9; echo '{retry}'; echo '{line}'; sleep 5; {SUCCEEDS}")
+    seen, notes = list[Progress](), list[str]()
     handle = ensure_job(kube, load_spec(), cache, KEYS, "run-1")
-    assert wait(kube, handle, on_progress=seen.append) == RESULT
+    assert wait(kube, handle, on_progress=seen.append, on_note=notes.append) == RESULT
     assert seen == [PROGRESS]
+    assert len([note for note in notes if note.endswith(f"{handle.name}: x: reset; tried again")]) == 1
     job = kube.get("Job", handle.name, cache.namespace)
     assert "hunter2" not in json.dumps(job)
     remove_job(kube, handle)

@@ -13,7 +13,6 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from prefect.blocks.core import Block
 
 from blocks import Cluster, ModelCache, OciRegistry, S3Source, SigningKey
-from modelyard.signing import keys
 
 PROJECT = Path(__file__).resolve().parents[2]
 README = (PROJECT / "README.md").read_text(encoding="utf-8")
@@ -43,7 +42,6 @@ def test_the_blocks_of_the_readme_can_be_made(tmp_path: Path, monkeypatch: pytes
     [example] = re.findall(r"```python\n(.+?)```", README, re.DOTALL)
     key = ec.generate_private_key(ec.SECP256R1())
     (tmp_path / "key.pem").write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-    (tmp_path / "key.pub").write_text(keys.SigningKey(key).public.pem)
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "tests")])
     now = datetime.now(UTC)
     unsigned = x509.CertificateBuilder(name, name, key.public_key(), 1, now, now + timedelta(days=1))

@@ -11,7 +11,7 @@ import modelyard
 from modelyard.caches import CacheSpec
 from modelyard.errors import LoaderFailed, LoaderInterrupted, ModelyardError, NotEnoughSpace, SourceUnavailable
 from modelyard.kube.loader_job import loader_job, loader_secret
-from modelyard.kube.loader_report import load_error, progress_in, reported_result
+from modelyard.kube.loader_report import load_error, progress_in, reported_result, retries_in
 from modelyard.kube.run_loader import Relation, relation
 from modelyard.models import Listing, ModelRef, S3Location
 from modelyard.orders import LoadResult, LoadSpec, Progress, VerifyLevel
@@ -276,6 +276,11 @@ PROGRESS_LINE = json.dumps({"event": "progress", **PROGRESS.model_dump()})
 )
 def test_progress(log: str, expected: Progress | None) -> None:
     assert progress_in(log) == expected
+
+
+def test_what_is_tried_again_is_found_among_other_lines() -> None:
+    retry = json.dumps({"event": "retry", "message": "x: wrong bytes; fetched again"})
+    assert retries_in(f"listing\n{PROGRESS_LINE}\n{retry}\n{retry[:9]}") == ["x: wrong bytes; fetched again"]
 
 
 def ended(message: str = "", *, phase: str = "Failed", made: str = "1", **terminated: Any) -> Manifest:

@@ -144,7 +144,7 @@ def test_a_sidecar_that_runs_does_not_say_that_the_image_is_there() -> None:
 
 
 def test_an_image_beside_the_models_that_cannot_be_pulled_is_told_apart() -> None:
-    missing = Diagnosis("image docker.io/library/busybox:1 cannot be pulled", "not found", "check the tag", permanent=True)
+    missing = Diagnosis("image busybox:1 cannot be pulled", "not found", "check the tag", permanent=True)
     models = Diagnosis("image registry.example/m:v1 cannot be pulled", "not found", "check the tag", permanent=True)
     plan = plan_prepull(request(), facts())
     assert plan.form is Form.VOLUME

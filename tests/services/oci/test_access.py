@@ -83,7 +83,7 @@ def test_a_base_whose_registry_is_not_there(bucket: Bucket, registry_3: Registry
     """Who named no base does not know that there is one."""
     bucket.put({"a": b"1"})
     base = Reference.parse("127.0.0.1:1/library/busybox:1")
-    with pytest.raises(RegistryUnavailable, match=r"base 127.0.0.1:1/library/busybox:1: .*; name a base that this registry has, or none"):
+    with pytest.raises(RegistryUnavailable, match=r"base 127.0.0.1:1/library/busybox:1: .*; or name another base, or none"):
         Builder(bucket, registry_3).plan(base=base)
 
 

@@ -16,8 +16,7 @@ NAME = "faults"
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[devcluster.Cluster]:
     """The machine that is broken."""
-    devcluster.down(NAME, purge=True)  # what a killed run left
-    yield devcluster.up(NAME)
+    yield devcluster.up(NAME, fresh=True)
     devcluster.down(NAME, purge=True)
 
 
