@@ -20,7 +20,7 @@ CHECKPOINTS = {"MODELYARD_LOADER_CHECKPOINT_BYTES": str(8 * MIB)}
 
 @pytest.mark.parametrize("point", POINTS)
 def test_killed_at(point: str, bucket: Bucket, loader: Loader) -> None:
-    files = {"config.json": b"{}", "weights/large.bin": os.urandom(12 * MIB), "empty": b""}
+    files = {"config.json": b"{}", "weights/large.safetensors": os.urandom(12 * MIB), "empty": b""}
     bucket.put(files)
     spec = bucket.spec()
     assert loader.run(spec, MODELYARD_KILL_AT=point).code == -signal.SIGKILL

@@ -13,7 +13,7 @@ from modelyard.models import Manifest, ModelRef
 from modelyard.orders import VerifySpec
 from tests.services.s3_fixtures import REPOSITORY, Bucket, Loader, Run, assert_published, tree
 
-FILES = {"config.json": b"{}", "model.bin": os.urandom(3_000_000), "sub/tok.json": b"tokens", "empty": b""}
+FILES = {"config.json": b"{}", "model.safetensors": os.urandom(3_000_000), "sub/tok.json": b"tokens", "empty": b""}
 #: In the order of the bucket's kinds: pinned by ETag, pinned by VersionId.
 BUCKETS = ["bucket", "versioned_bucket"]
 
@@ -60,25 +60,25 @@ def flip(path: Path) -> None:
 
 
 def flip_model(version: Path) -> None:
-    flip(version / "model.bin")
+    flip(version / "model.safetensors")
 
 
 def truncate(version: Path) -> None:
-    os.truncate(version / "model.bin", 1000)
+    os.truncate(version / "model.safetensors", 1000)
 
 
 def lose(version: Path) -> None:
-    (version / "model.bin").unlink()
+    (version / "model.safetensors").unlink()
 
 
 def link_out(version: Path) -> None:
-    (version / "model.bin").unlink()
-    (version / "model.bin").symlink_to("/etc/hostname")
+    (version / "model.safetensors").unlink()
+    (version / "model.safetensors").symlink_to("/etc/hostname")
 
 
 def pipe(version: Path) -> None:
-    (version / "model.bin").unlink()
-    os.mkfifo(version / "model.bin")
+    (version / "model.safetensors").unlink()
+    os.mkfifo(version / "model.safetensors")
 
 
 def lose_all(version: Path) -> None:
@@ -109,7 +109,7 @@ def test_damage_is_told_and_nothing_is_written(volume: Path, loader: Loader, dam
     damage(volume / "m/v1")
     before = list(tree(volume))
     run = loader.run(VerifySpec())
-    assert words in told(run)["m/v1/model.bin"]
+    assert words in told(run)["m/v1/model.safetensors"]
     assert (run.message["damaged"], run.message["repaired"]) == (files, 0)
     assert list(tree(volume)) == before
 
@@ -119,7 +119,7 @@ def test_damage_is_told_and_nothing_is_written(volume: Path, loader: Loader, dam
 def test_damage_is_repaired(source: Bucket, volume: Path, loader: Loader, damage: Any, words: str, files: int) -> None:
     damage(volume / "m/v1")
     run = loader.run(repairing(source))
-    assert words in told(run)["m/v1/model.bin"]
+    assert words in told(run)["m/v1/model.safetensors"]
     assert (run.message["damaged"], run.message["repaired"]) == (files, files)
     assert_published(volume, FILES)
     assert loader.run(VerifySpec()).succeeded()["damaged"] == 0
@@ -127,9 +127,9 @@ def test_damage_is_repaired(source: Bucket, volume: Path, loader: Loader, damage
 
 def test_a_reader_that_has_the_file_open_keeps_it(source: Bucket, volume: Path, loader: Loader) -> None:
     flip_model(volume / "m/v1")
-    with (volume / "m/v1/model.bin").open("rb") as file:
+    with (volume / "m/v1/model.safetensors").open("rb") as file:
         loader.run(repairing(source)).succeeded()
-        assert file.read() != FILES["model.bin"]
+        assert file.read() != FILES["model.safetensors"]
     assert_published(volume, FILES)
 
 
@@ -195,12 +195,12 @@ def test_an_object_that_is_gone_is_told_and_the_others_are_repaired(source: Buck
     flip_model(volume / "m/v1")
     (volume / "m/v1/config.json").unlink()
     manifest = Manifest.model_validate_json((volume / ".modelyard/manifests/m/v1.json").read_text())
-    [record] = [record for record in manifest.files if record.path == "model.bin"]
+    [record] = [record for record in manifest.files if record.path == "model.safetensors"]
     pin = {"VersionId": record.version_id} if record.version_id else {}
-    source.client.delete_object(Bucket=source.name, Key="m/v1/model.bin", **pin)  # type: ignore[arg-type]
+    source.client.delete_object(Bucket=source.name, Key="m/v1/model.safetensors", **pin)  # type: ignore[arg-type]
     run = loader.run(repairing(source))
-    assert "not repaired" in told(run)["m/v1/model.bin"]
-    assert {entry["path"]: entry["repaired"] for entry in found(run)} == {"m/v1/model.bin": False, "m/v1/config.json": True}
+    assert "not repaired" in told(run)["m/v1/model.safetensors"]
+    assert {entry["path"]: entry["repaired"] for entry in found(run)} == {"m/v1/model.safetensors": False, "m/v1/config.json": True}
     assert verdicts(run) == {"m@v1": (1, 1)}
     assert (run.message["damaged"], run.message["repaired"]) == (2, 1)
     assert (volume / "m/v1/config.json").read_bytes() == FILES["config.json"]
@@ -211,10 +211,10 @@ def test_an_object_that_was_replaced_is_not_put_in_its_place(bucket: Bucket, loa
     bucket.put(FILES)
     loader.run(bucket.spec()).succeeded()
     flip_model(loader.root / "m/v1")
-    bucket.put({"model.bin": os.urandom(3_000_000)})
+    bucket.put({"model.safetensors": os.urandom(3_000_000)})
     before = tree(loader.root)
     run = loader.run(repairing(bucket))
-    assert "not repaired" in told(run)["m/v1/model.bin"]
+    assert "not repaired" in told(run)["m/v1/model.safetensors"]
     assert run.message["repaired"] == 0
     assert tree(loader.root / "m") == {path.removeprefix("m/"): digest for path, digest in before.items() if path.startswith("m/")}
 
@@ -222,25 +222,25 @@ def test_an_object_that_was_replaced_is_not_put_in_its_place(bucket: Bucket, loa
 def test_a_source_that_refuses_and_one_of_another_bucket(source: Bucket, volume: Path, loader: Loader) -> None:
     flip_model(volume / "m/v1")
     denied = loader.run(repairing(source), AWS_SECRET_ACCESS_KEY="wrong")
-    assert "not repaired" in told(denied)["m/v1/model.bin"]
+    assert "not repaired" in told(denied)["m/v1/model.safetensors"]
     other = source.location(prefix="").model_copy(update={"bucket": "another-bucket"})
     run = loader.run(VerifySpec(repair=True, source=other))
-    assert "name that bucket's block" in told(run)["m/v1/model.bin"]
+    assert "name that bucket's block" in told(run)["m/v1/model.safetensors"]
     assert run.message["repaired"] == 0
 
 
 def test_hard_linked_copies_are_mended_together(source: Bucket, volume: Path, loader: Loader) -> None:
     source.put({"config.json": b"{2}"})
     assert loader.run(source.spec(version="v2")).succeeded()["linked_bytes"] >= 3_000_000
-    assert (volume / "m/v1/model.bin").samefile(volume / "m/v2/model.bin")
+    assert (volume / "m/v1/model.safetensors").samefile(volume / "m/v2/model.safetensors")
     flip_model(volume / "m/v1")
     run = loader.run(repairing(source))
-    assert set(told(run)) == {"m/v1/model.bin", "m/v2/model.bin"}
+    assert set(told(run)) == {"m/v1/model.safetensors", "m/v2/model.safetensors"}
     assert (run.message["damaged"], run.message["repaired"]) == (2, 2)
     assert_published(volume, FILES)
     assert_published(volume, {**FILES, "config.json": b"{2}"}, version="v2")
-    assert (volume / "m/v1/model.bin").samefile(volume / "m/v2/model.bin")
-    assert len([each for each in source.requests("GetObject") if each.key.endswith("model.bin")]) >= 1
+    assert (volume / "m/v1/model.safetensors").samefile(volume / "m/v2/model.safetensors")
+    assert len([each for each in source.requests("GetObject") if each.key.endswith("model.safetensors")]) >= 1
 
 
 def test_links_outside_what_was_named_are_told(source: Bucket, volume: Path, loader: Loader) -> None:
@@ -248,9 +248,9 @@ def test_links_outside_what_was_named_are_told(source: Bucket, volume: Path, loa
     loader.run(source.spec(version="v2")).succeeded()
     flip_model(volume / "m/v1")
     run = loader.run(repairing(source, models=(ModelRef(name="m", version="v1"),)))
-    assert "1 more hard links" in told(run)["m/v1/model.bin"]
+    assert "1 more hard links" in told(run)["m/v1/model.safetensors"]
     assert_published(volume, FILES)
-    assert "m/v2/model.bin" in told(loader.run(VerifySpec()))
+    assert "m/v2/model.safetensors" in told(loader.run(VerifySpec()))
 
 
 def test_a_version_that_is_being_written_is_left_alone(source: Bucket, volume: Path, loader: Loader) -> None:
@@ -262,7 +262,7 @@ def test_a_version_that_is_being_written_is_left_alone(source: Bucket, volume: P
         assert holder.stdout.readline() == b"held\n"
         run = loader.run(repairing(source))
         holder.communicate()
-    assert "another loader" in told(run)["m/v1/model.bin"]
+    assert "another loader" in told(run)["m/v1/model.safetensors"]
     assert loader.run(repairing(source)).succeeded()["repaired"] == 1
 
 

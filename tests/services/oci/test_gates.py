@@ -76,7 +76,7 @@ def test_a_pickle_that_does_harm_is_never_committed(path: str, body: bytes, buck
 
 def test_harmless_pickles_are_taken_and_other_policies_judge_them_unread(bucket: Bucket, registry_3: Registry) -> None:
     """What was found in a layer's files is written beside it: the image is the same whatever the policy was."""
-    files = {"state.pkl": GOOD, "model.pt": checkpoint(GOOD), "model.bin": os.urandom(17 * MIB), "config.json": b"{}"}
+    files = {"state.pkl": GOOD, "model.pt": checkpoint(GOOD), "model.bin": b"\0" + os.urandom(17 * MIB), "config.json": b"{}"}
     bucket.put(files)
     builder, first, second = Builder(bucket, registry_3), new_repository(), new_repository()
     image, _ = builder.build(repository=first, weights=WeightPolicy.SCAN)

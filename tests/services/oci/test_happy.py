@@ -19,7 +19,7 @@ def test_a_model_becomes_an_image(bucket: Bucket, registry: Registry, tmp_path: 
         "config.json": b"{}",
         "empty": b"",
         "tokenizer/vocab with spaces é+%.txt": os.urandom(100_000),
-        "d" * 120 + "/long.bin": os.urandom(10),
+        "d" * 120 + "/long.safetensors": os.urandom(10),
         "model-1.safetensors": os.urandom(40 * MIB + 7),
         "model-2.safetensors": os.urandom(16 * MIB),
     }
@@ -41,7 +41,7 @@ def test_a_model_becomes_an_image(bucket: Bucket, registry: Registry, tmp_path: 
 
 
 def test_a_second_run_reads_and_sends_nothing(bucket: Bucket, registry: Registry) -> None:
-    files = {"a.bin": os.urandom(20 * MIB), "config.json": b"{}"}
+    files = {"a.safetensors": os.urandom(20 * MIB), "config.json": b"{}"}
     bucket.put(files)
     builder, repository = Builder(bucket, registry), new_repository()
     image, _ = builder.build(repository=repository)

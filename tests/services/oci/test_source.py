@@ -31,7 +31,7 @@ FILES = {
     "config.json": b"{}",
     "empty": b"",
     "tokenizer/vocab with spaces é+%.txt": os.urandom(100_000),
-    "d" * 120 + "/long.bin": os.urandom(10),
+    "d" * 120 + "/long.safetensors": os.urandom(10),
     "model-1.safetensors": os.urandom(20 * MIB + 7),
     "model-2.safetensors": os.urandom(16 * MIB),
 }
