@@ -66,6 +66,13 @@ class S3Server:
         return [line for line in lines if len(line) > _OPERATION + 1 and line[_OPERATION].startswith("s3_")]
 
 
+def grow_object(backing: Path, size: int) -> None:
+    """Make an object as long as ``size`` by a hole behind its bytes, in the file that holds it; its checksums are forgotten."""
+    os.truncate(backing, size)
+    os.removexattr(backing, "user.checksums")  # of the object before it grew
+    os.setxattr(backing, "user.etag", secrets.token_hex(16).encode() + b"-2")  # its MD5 before; now as one of several parts
+
+
 def versitygw_version() -> str:
     """The pinned version, and the digest of the binary that ran."""
     return pinned_version("versitygw", "versity/versitygw")

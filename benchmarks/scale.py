@@ -9,7 +9,6 @@ loader's process, and the requests that the server's log counted.
 import argparse
 import json
 import os
-import secrets
 import shutil
 import signal
 import subprocess
@@ -23,7 +22,7 @@ from benchmarks.compressing_volume import compressing_volume
 from benchmarks.dataset import BUCKET
 from benchmarks.loader_python import environment, loader_python
 from benchmarks.measure import Run, run
-from benchmarks.s3_server import S3Server, s3_server
+from benchmarks.s3_server import S3Server, grow_object, s3_server
 from modelyard.models import ModelRef, S3Location, summarise
 from modelyard.orders import InspectSpec, LoadSpec, Order, RemoveSpec, VerifySpec
 from modelyard.sources.s3 import S3Source, s3_client
@@ -121,9 +120,7 @@ def _huge(server: S3Server, python: Path, options: argparse.Namespace) -> dict[s
     client = s3_client(location)  # sends no checksum, which the object would outgrow
     client.put_object(Bucket=BUCKET, Key="huge/model.gguf", Body=b"GGUF")
     backing = server.data / BUCKET / "huge" / "model.gguf"
-    os.truncate(backing, size)
-    os.removexattr(backing, "user.checksums")  # of the object before it grew
-    os.setxattr(backing, "user.etag", secrets.token_hex(16).encode() + b"-2")  # its MD5 before; now as one of several parts
+    grow_object(backing, size)
     spec = _load_spec(location)
     with compressing_volume(options.work, size * 11 // 10 + 5 * 10**9) as root:
         settings = {**_environment(server), "MODELYARD_LOADER_DIRECT_WRITES": "false"}  # direct writes are not compressed

@@ -77,7 +77,7 @@ def demand_told(told: Indexed, repository: Repository, layer: Descriptor) -> Non
     """
     found, _ = read_index(repository, layer, None, whole=True)
     if _frame(found) != _frame(told):
-        names = ", ".join(shown(path) for path, _, _ in _frame(found)[:MAX_PROBLEMS])
+        names = ", ".join(shown(file.path) for file, _ in found[:MAX_PROBLEMS])
         what = f"does not hold what its annotations tell: its archive names {names or 'no file'}"
         raise Refused([Problem(f"layer {layer.digest}", what, _NEXT_STEP)])
 

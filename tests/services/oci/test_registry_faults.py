@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 import random
-import secrets
 import shutil
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.compressing_volume import compressing_volume
+from benchmarks.s3_server import grow_object
 from modelyard.errors import ContentMismatch, Refused, RegistryRefused, RegistryUnavailable
 from modelyard.images.limits import MAX_LAYERS
 from modelyard.modelcar import layer_reader, resolve
@@ -206,9 +206,7 @@ def test_a_file_of_9_gib_is_pushed(bucket: Bucket, tmp_path: Path) -> None:
     """All of its bytes go through; but it is a hole at the source, and the registry's disk compresses it away."""
     bucket.put({"model.safetensors": b"zeros"})
     backing = bucket.server.access_log.parent / "buckets" / bucket.name / "m/v1/model.safetensors"
-    os.truncate(backing, SIZE)
-    os.removexattr(backing, "user.checksums")  # of the object before it grew
-    os.setxattr(backing, "user.etag", secrets.token_hex(16).encode() + b"-2")  # its MD5 before; now as one of several parts
+    grow_object(backing, SIZE)
     with backing.open("r+b") as file:
         file.write(b"first")
         file.seek(SIZE - 4)
