@@ -280,12 +280,13 @@ def test_finished_files_and_checkpoints_outlive_a_kill(media_type: str, proxy: R
     quick = {"MODELYARD_LOADER_CHECKPOINT_BYTES": str(4 * MIB), "MODELYARD_LOADER_SYNC_SECONDS": "0.01"}
     journal = loader.root / ".modelyard/staging/m/v1/journal.jsonl"
     spec = order(location(proxy, repository))
-    # The loader's first request lists the layer, its second is for the largest file.
-    proxy.faults = [Fault(BLOB, skip=1, cut_answer=20 * MIB, then=lambda: stalled.wait(100))]
+    # The loader's first request lists the layer; the files' follow, in any order: the small one's answer is whole.
+    proxy.faults = [Fault(BLOB, skip=1, times=2, cut_answer=20 * MIB, then=lambda: stalled.wait(100))]
     running = loader.start(spec, **quick)
     running.wait_until(lambda: journal.exists() and all(word in journal.read_text() for word in ('"checkpoint"', '"a/small"')))
     running.process.kill()
     assert running.wait().code == -signal.SIGKILL
+    proxy.faults = []
     stalled.set()
     result = loader.run(spec, **quick).succeeded()
     assert 0 < result["resumed_bytes"] <= 20 * MIB + 1
