@@ -1,7 +1,6 @@
 """Enable modelcars: let KServe serve models from images (``oci://``), and undo it."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from typing import Annotated
@@ -34,7 +33,6 @@ from modelyard.serving.controller import find_namespace, read_config, restart_co
 
 RESTART_TIMEOUT = timedelta(minutes=10)
 ADMISSION_TIMEOUT = timedelta(minutes=3)
-PROBE = "deployments/kubernetes/enable-modelcars/probe"
 Planned = Callable[[ConfigFacts], ConfigPlan]
 
 
@@ -133,17 +131,8 @@ def verify(namespace: str, planned: Planned, probe_namespace: str, kube: Kube) -
     if left.changes:
         raise Refused(f"the configuration is not what was written a moment ago: {'; '.join(left.changes)}; {' '.join(left.notes)}".strip())
     admission = wait_admission(kube, probe_namespace, read_section(facts)[0], ADMISSION_TIMEOUT.total_seconds())
-    admission = with_next_step(admission, probe_namespace)
     (get_run_logger().info if admission.works else get_run_logger().warning)("%s", admission.told)
     return admission
-
-
-def with_next_step(admission: Admission, namespace: str) -> Admission:
-    """What was seen; where the account may not try it, also with the rights that it needs and where."""
-    if admission.works is not None or "lacks the verb" not in admission.told:
-        return admission
-    step = f"{PROBE} is one, for a namespace where models are served; give that as probe_namespace (now {namespace})"
-    return replace(admission, told=f"{admission.told}: {step}")
 
 
 def report_of(plan: ConfigPlan, restarted: tuple[str, ...] = (), admission: Admission | None = None) -> EnableReport:

@@ -19,6 +19,8 @@ _URI_ANNOTATION = "internal.serving.kserve.io/storage-initializer-sourceuri"
 _SERVICE_LABEL = "serving.kserve.io/inferenceservice"
 _WEBHOOK = "kserve-webhook-server"  # in the names of all of KServe's webhooks: inferenceservice.kserve-webhook-server.pod-mutator
 _PAUSE = 1.0
+#: What an account needs to try it.
+RIGHTS = "deployments/kubernetes/enable-modelcars/probe"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +75,15 @@ def wait_admission(kube: Kube, namespace: str, section: Mapping[str, Any], timeo
 
 
 def judge_refusal(told: str, namespace: str) -> Admission:
-    """What it means that the pod was refused: by KServe's own webhook, that it does not work; by anything else, nothing. Pure."""
+    """What it means that the pod was refused: by KServe's own webhook, that it does not work; by anything else, nothing.
+
+    Where the account may not try it, it is told which rights it needs, and where. Pure.
+    """
     if _WEBHOOK in told:
         return Admission(works=False, told=f"it refuses a pod: {told}")
-    return Admission(None, f"an admission could not be tried in namespace {namespace}: {told}")
+    step = f"{RIGHTS} is one, for a namespace where models are served; give that as probe_namespace (now {namespace})"
+    lacking = f": {step}" if "lacks the verb" in told else ""
+    return Admission(None, f"an admission could not be tried in namespace {namespace}: {told}{lacking}")
 
 
 def judge_admission(pod: Manifest, section: Mapping[str, Any]) -> Admission:

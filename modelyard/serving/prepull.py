@@ -7,6 +7,7 @@ or runs, is pulled and unpacked. While the pod lives the kubelet's garbage colle
 import hashlib
 import json
 import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -16,7 +17,7 @@ from modelyard.errors import ClusterRefused, ClusterUnavailable, LoaderInterrupt
 from modelyard.images.references import Reference
 from modelyard.kube.apply import is_owned, owned, patiently
 from modelyard.kube.client import Kube, Manifests
-from modelyard.kube.diagnosis import Diagnosis, latest
+from modelyard.kube.diagnosis import Course, Diagnosis, latest
 from modelyard.kube.explain import events_of, explain_job, explain_pod
 from modelyard.kube.failures import AlreadyExists, Changed
 from modelyard.kube.loader_job import on_node
@@ -235,7 +236,7 @@ def wait_pulled(kube: Kube, plan: PrepullPlan, timeout: float, on_states: OnStat
 class _Follower:
     kube: Kube
     plan: PrepullPlan
-    since: dict[str, tuple[str, float]] = field(default_factory=dict)
+    courses: defaultdict[str, Course] = field(default_factory=lambda: defaultdict(Course))
     given_up: dict[str, str] = field(default_factory=dict)
 
     def look(self) -> tuple[NodeState, ...]:
@@ -256,16 +257,16 @@ class _Follower:
                 _delete(self.kube, live)
 
     def _state(self, node: str, pods: Manifests) -> NodeState:
-        if any(is_running(pod) for pod in pods):
-            self.since.pop(node, None)
+        there = any(is_running(pod) for pod in pods)
+        diagnosis = None if there else self._diagnosis(node, pods)
+        course = self.courses[node]
+        course.see(diagnosis)
+        if there:
             self.given_up.pop(node, None)
             return NodeState(node=node, there=True, told="there")
-        diagnosis = self._diagnosis(node, pods)
-        if diagnosis is None:
-            self.since.pop(node, None)
-            return NodeState(node=node, there=False, told=_progress(self.kube, pods))
-        self._note(node, diagnosis)
-        return NodeState(node=node, there=False, told=str(diagnosis))
+        if diagnosis and diagnosis.permanent and course.seconds >= _PATIENCE_SECONDS:
+            self.given_up[node] = str(diagnosis)
+        return NodeState(node=node, there=False, told=str(diagnosis) if diagnosis else _progress(self.kube, pods))
 
     def _diagnosis(self, node: str, pods: Manifests) -> Diagnosis | None:
         if pods:
@@ -275,13 +276,6 @@ class _Follower:
         if job is None:
             return Diagnosis("its Job was taken away, or its time is over", "", "run again", permanent=True)
         return explain_job(self.kube, job)
-
-    def _note(self, node: str, diagnosis: Diagnosis) -> None:
-        summary, since = self.since.get(node, ("", 0.0))
-        if summary != diagnosis.summary:
-            self.since[node] = diagnosis.summary, time.monotonic()
-        elif diagnosis.permanent and time.monotonic() - since >= _PATIENCE_SECONDS:
-            self.given_up[node] = str(diagnosis)
 
 
 def _progress(kube: Kube, pods: Manifests) -> str:

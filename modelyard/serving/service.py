@@ -4,13 +4,13 @@ import base64
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from modelyard.errors import ClusterRefused, ClusterUnavailable, RegistryDenied, ServingFailed
 from modelyard.kube.apply import Change, apply, is_owned, patiently
 from modelyard.kube.client import Kube, Manifests
 from modelyard.kube.diagnose import diagnose_job
-from modelyard.kube.diagnosis import Diagnosis
+from modelyard.kube.diagnosis import Course, Diagnosis
 from modelyard.kube.explain import explain_pod
 from modelyard.kube.resources import Manifest
 from modelyard.kube.wait import TimedOut, status_text
@@ -179,8 +179,7 @@ class _Follower:
 
     on_note: OnNote
     last: str = ""
-    summary: str | None = None
-    since: float = 0.0
+    course: Course = field(default_factory=Course)
 
     def tell(self, diagnosis: Diagnosis | None, progress: str) -> None:
         """Tell the diagnosis, or else the progress."""
@@ -188,7 +187,6 @@ class _Follower:
         if text != self.last:
             self.on_note(text)
             self.last = text
-        if diagnosis is None or diagnosis.summary != self.summary:
-            self.summary, self.since = diagnosis.summary if diagnosis else None, time.monotonic()
-        if diagnosis and diagnosis.permanent and time.monotonic() - self.since >= _PATIENCE_SECONDS:
+        self.course.see(diagnosis)
+        if diagnosis and diagnosis.permanent and self.course.seconds >= _PATIENCE_SECONDS:
             raise ServingFailed(f"the service does not come up: {diagnosis}")

@@ -16,10 +16,8 @@ from flows import enable_modelcars, modelcar, plans, preload, prepull, reconcile
 from flows.plans import MOST_LINES, capped, refusal, tell_plan
 from flows.reconcile_tasks import Catalogue
 from modelyard.caches import CacheSpec
-from modelyard.errors import ClusterRefused, Problem, Refused
+from modelyard.errors import Problem, Refused
 from modelyard.kube.client import Kube
-from modelyard.kube.failures import Answer, failure
-from modelyard.kube.resources import ObjectRef
 from modelyard.models import S3Location
 from modelyard.plans.clone_class import CloneAction, ClonePlan
 from modelyard.plans.kserve_config import ConfigAction, ConfigFacts, ConfigPlan, plan_undo
@@ -28,7 +26,6 @@ from modelyard.plans.prepull import Form, PrepullPlan
 from modelyard.plans.serving import ServePlan
 from modelyard.plans.sharing import SharePlan, SourceFacts
 from modelyard.plans.unsharing import UnsharePlan
-from modelyard.serving.admission import Admission, judge_refusal
 
 PROBLEM = Problem("Thing/one", "is not there", "make it")
 REFUSED = "refused: 1 problem, nothing was changed\n- Thing/one: is not there; make it"
@@ -233,26 +230,3 @@ def test_an_undo_of_nothing_says_so(told: Told, monkeypatch: pytest.MonkeyPatch)
     said = "there is nothing to undo: this configuration holds no change that Modelyard made"
     assert told.infos == ["nothing to do", said]
     assert (enable_modelcars.report_of(done).action, enable_modelcars.report_of(done).notes) == ("nothing to do", (said,))
-
-
-def test_a_probe_without_the_right_names_the_rights_and_the_parameter() -> None:
-    words = b'{"message": "pods is forbidden: User \\"sa\\" cannot create resource \\"pods\\" in API group \\"\\""}'
-    refused = failure("create", ObjectRef("Pod", "modelyard-probe", "default"), Answer(403, words, {}))
-    assert isinstance(refused, ClusterRefused)
-    told = enable_modelcars.with_next_step(judge_refusal(str(refused), "default"), "default").told
-    assert told.endswith(
-        "grant it by a Role: deployments/kubernetes/enable-modelcars/probe is one, for a namespace where models are served;"
-        " give that as probe_namespace (now default)"
-    )
-    assert (Path(flows.__path__[0]).parent / enable_modelcars.PROBE / "kustomization.yaml").exists()
-
-
-@pytest.mark.parametrize(
-    "admission",
-    [
-        pytest.param(Admission(None, "another webhook denied it"), id="another's webhook"),
-        pytest.param(Admission(works=True, told="pods get a modelcar"), id="it works"),
-    ],
-)
-def test_a_probe_that_needs_no_right_is_told_as_it_is(admission: Admission) -> None:
-    assert enable_modelcars.with_next_step(admission, "default") == admission

@@ -2,11 +2,15 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from modelyard.errors import Refused
+import flows
+from modelyard.errors import ClusterRefused, Refused
+from modelyard.kube.failures import Answer, failure
+from modelyard.kube.resources import ObjectRef
 from modelyard.plans.kserve_config import (
     ConfigAction,
     ConfigFacts,
@@ -19,7 +23,7 @@ from modelyard.plans.kserve_config import (
     plan_undo,
     settings_problems,
 )
-from modelyard.serving.admission import judge_admission, judge_refusal
+from modelyard.serving.admission import RIGHTS, judge_admission, judge_refusal
 from modelyard.serving.controller import is_restarted, to_restart
 
 #: As shipped, with a key that no release knows.
@@ -173,7 +177,20 @@ def test_whether_the_webhook_does_as_the_settings_say(section: dict[str, Any], p
     ],
 )
 def test_whose_refusal_is_a_failure(told: str, works: bool | None) -> None:  # noqa: FBT001
-    assert judge_refusal(told, "team").works is works
+    found = judge_refusal(told, "team")
+    assert found.works is works
+    assert RIGHTS not in found.told
+
+
+def test_a_probe_without_the_right_names_the_rights_and_the_parameter() -> None:
+    words = b'{"message": "pods is forbidden: User \\"sa\\" cannot create resource \\"pods\\" in API group \\"\\""}'
+    refused = failure("create", ObjectRef("Pod", "modelyard-probe", "default"), Answer(403, words, {}))
+    assert isinstance(refused, ClusterRefused)
+    told = judge_refusal(str(refused), "default").told
+    assert told.endswith(
+        f"grant it by a Role: {RIGHTS} is one, for a namespace where models are served; give that as probe_namespace (now default)"
+    )
+    assert (Path(flows.__path__[0]).parent / RIGHTS / "kustomization.yaml").exists()
 
 
 # The controller's restart -----------------------------------------------------------------------------------------------
