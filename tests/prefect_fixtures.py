@@ -7,7 +7,6 @@ ephemeral server: that one evaluates no automations, and starts no faster.
 
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,8 @@ from pathlib import Path
 
 import httpx
 import pytest
+
+from tests.services.ports import free_port
 
 # Before anything imports Prefect: it reads these while it is imported.
 os.environ["DO_NOT_TRACK"] = "1"
@@ -35,7 +36,7 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytes
     home = tmp_path_factory.mktemp("prefect")
     template = _migrated_database(pytestconfig)
     shutil.copy(template, home / "prefect.db")
-    url = f"http://127.0.0.1:{_free_port()}/api"
+    url = f"http://127.0.0.1:{free_port()}/api"
     environment = _environment(home) | {"PREFECT_API_URL": url}
     with pytest.MonkeyPatch.context() as patch:
         for name, value in environment.items():
@@ -106,9 +107,3 @@ def _client_settings(environment: dict[str, str]) -> Iterator[None]:
     with settings.temporary_settings(updates), _temporary_global_settings_context(get_settings_context()):
         yield
         EventsWorker.drain_all()  # else the interpreter waits at its end for a server that is gone
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -23,6 +23,7 @@ from devcluster.build import MODULES, build_all
 from modelyard.models import Manifest, ModelRef, S3Location, summarise
 from modelyard.orders import ENTRY_LINE, Entries, LoadSpec, Order
 from modelyard.sources.s3 import S3Source, s3_client
+from tests.services.ports import free_port
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -31,7 +32,7 @@ REPOSITORY = Path(__file__).parents[2]
 _ACCESS_KEY = "loader-test"
 #: Searched for in all that a loader says; nothing else looks like it.
 SECRET_KEY = f"secret{secrets.token_hex(16)}"
-_STARTUP_SECONDS = 20
+_STARTUP_SECONDS = 60
 RUN_SECONDS = 120
 _LOG_LINE = re.compile(r"^\S+ (\S+) \[[^\]\n]*\] \S+ \S+ \S+ s3_(\w+) (.*?) /\S* (\d{3}) ", re.MULTILINE)
 
@@ -308,13 +309,6 @@ def _wait_for_port(port: int, process: "subprocess.Popen[bytes]", log: Path) -> 
         else:
             return
     pytest.fail(f"versitygw did not start (exit code {process.poll()}): {log.read_text()[-2000:]}")
-
-
-def free_port() -> int:
-    """A port that nothing listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def versitygw() -> Path:

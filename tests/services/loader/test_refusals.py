@@ -6,7 +6,8 @@ import pytest
 
 from modelyard.orders import LoadSpec
 from tests.services.fault_proxy import FaultProxy
-from tests.services.s3_fixtures import Bucket, Loader, Run, S3Server, assert_absent, assert_published, free_port
+from tests.services.ports import free_port
+from tests.services.s3_fixtures import Bucket, Loader, Run, S3Server, assert_absent, assert_published
 
 LARGE = 9 * 1024 * 1024
 

@@ -21,7 +21,8 @@ import pytest
 from devcluster.build import MODULES, build_all
 from devcluster.packages import unpack_package
 from modelyard.oci.access import Access, Keychain, Login
-from tests.services.s3_fixtures import Certificates, free_port
+from tests.services.ports import free_port
+from tests.services.s3_fixtures import Certificates
 
 _STARTUP_SECONDS = 60
 KINDS = ("distribution-3", "docker-registry-2.8")

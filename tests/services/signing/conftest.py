@@ -16,7 +16,8 @@ from modelyard.images.references import Reference
 from modelyard.signing.keys import SigningKey
 from tests.services.oci.building import Builder
 from tests.services.oci.registries import KINDS, Registry, registry_3, running_registry
-from tests.services.s3_fixtures import Bucket, bucket, certificates, free_port, s3_api, s3_server, versioned_bucket
+from tests.services.ports import free_port
+from tests.services.s3_fixtures import Bucket, bucket, certificates, s3_api, s3_server, versioned_bucket
 from tests.services.signing.oracles import new_key_pair, program
 
 __all__ = ["bucket", "certificates", "registry_3", "s3_api", "s3_server", "versioned_bucket"]
