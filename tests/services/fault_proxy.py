@@ -69,8 +69,19 @@ class FaultProxy:
     passed: list[str] = field(default_factory=list)
     closing: threading.Event = field(default_factory=threading.Event)
     sent: int = 0  # bytes of objects
+    era: int = 0  # of which connections ``sent`` counts the bytes
     before_first_fetch: Callable[[], object] | None = None  # runs after the loader has listed
     _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def begin_anew(self) -> None:
+        """No faults, and nothing sent yet: what a killed loader has still under way here is not counted any more."""
+        with self._lock:
+            self.faults, self.sent, self.era = [], 0, self.era + 1
+
+    def count(self, length: int, era: int) -> None:
+        """So many bytes of an object are on their way to a client that came in this era."""
+        with self._lock:
+            self.sent += length if era == self.era else 0
 
     def fault_for(self, line: str, begin: int) -> Fault | None:
         """The fault for this request of the bytes from ``begin`` on, counted; lists and HEADs are never harmed."""
@@ -120,21 +131,25 @@ def _accept(proxy: FaultProxy, listener: socket.socket, context: ssl.SSLContext)
 
 def _serve(proxy: FaultProxy, raw: socket.socket, context: ssl.SSLContext) -> None:
     raw.settimeout(_TIMEOUT_SECONDS)
+    era = proxy.era
     address = urlsplit(proxy.server.url)
     upstream_context = ssl.create_default_context(cafile=str(proxy.server.certificates.ca))
-    with suppress(OSError), raw, context.wrap_socket(raw, server_side=True) as client:
-        client.settimeout(0.5)
-        with (
-            socket.create_connection((address.hostname, address.port), timeout=_TIMEOUT_SECONDS) as plain,
-            upstream_context.wrap_socket(plain, server_hostname=address.hostname) as server,
-        ):
-            while _exchange(proxy, client, server):
-                pass
+    with (
+        suppress(OSError),
+        raw,
+        context.wrap_socket(raw, server_side=True) as client,
+        socket.create_connection((address.hostname, address.port), timeout=_TIMEOUT_SECONDS) as plain,
+        upstream_context.wrap_socket(plain, server_hostname=address.hostname) as server,
+    ):
+        while _exchange(proxy, client, server, era):
+            pass
 
 
-def _exchange(proxy: FaultProxy, client: ssl.SSLSocket, server: ssl.SSLSocket) -> bool:
+def _exchange(proxy: FaultProxy, client: ssl.SSLSocket, server: ssl.SSLSocket, era: int) -> bool:
     """One request and its answer; whether another may follow."""
+    client.settimeout(0.5)  # to see in time that the proxy closes
     request = _head(client, proxy.closing)
+    client.settimeout(_TIMEOUT_SECONDS)  # a client on a busy machine may take its time to read an answer
     if not request:
         return False
     line = request.split(b"\r\n", 1)[0].decode()
@@ -146,7 +161,7 @@ def _exchange(proxy: FaultProxy, client: ssl.SSLSocket, server: ssl.SSLSocket) -
     answer = _head(server, proxy.closing)
     length = 0 if line.startswith("HEAD") else _length(answer)
     if line.startswith("GET") and re.match(_OBJECT, line):
-        proxy.sent += length
+        proxy.count(length, era)
     if fault and length:
         return _harm(proxy, fault, answer, _read(server, length), client)
     client.sendall(answer)

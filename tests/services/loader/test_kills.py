@@ -43,7 +43,7 @@ def killed_inside(bucket: Bucket, proxy: FaultProxy, loader: Loader) -> LoadSpec
     running.wait_until(lambda: "checkpoint" in journal(loader).read_text() if journal(loader).exists() else False)
     running.process.kill()
     assert running.wait().code == -signal.SIGKILL
-    proxy.faults, proxy.sent = [], 0
+    proxy.begin_anew()
     return spec
 
 
