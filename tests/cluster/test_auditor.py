@@ -1,6 +1,5 @@
 """The auditor beside a real API server: it finds kinds by discovery, and a planted change in any of them."""
 
-import secrets
 from pathlib import Path
 
 import pytest
@@ -26,7 +25,7 @@ def test_planted_changes_are_found(kube: Kube, kubeconfig: str, namespace: str) 
     secret = {"metadata": {"name": "planted", "namespace": namespace}, "stringData": {"a": "b"}}
     kube.create({"apiVersion": "v1", "kind": "Secret", **secret})
     kube.patch_merge("ConfigMap", "theirs", namespace, {"data": {"key": "after"}})
-    name = f"planted-{secrets.token_hex(4)}"
+    name = f"planted-{namespace}"
     kube.create({"apiVersion": "storage.k8s.io/v1", "kind": "StorageClass", "metadata": {"name": name}, "provisioner": "none/none"})
     after = Snapshot.take(Path(kubeconfig))
     kube.delete("StorageClass", name)

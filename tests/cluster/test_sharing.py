@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import secrets
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -30,7 +29,7 @@ stack, image = conftest.stack, conftest.image
 @pytest.fixture
 def teams(stack: Stack) -> Iterator[tuple[str, str]]:
     """Two namespaces to share with, under restricted Pod Security, and no copy left behind."""
-    names = (f"team-a-{secrets.token_hex(4)}", f"team-b-{secrets.token_hex(4)}")
+    names = (f"team-a-{stack.name}", f"team-b-{stack.name}")
     for name in names:
         make_namespace(stack, name)
     yield names

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from modelyard.kube.apply import patiently
+from modelyard.kube.client import Kube
 from tests.cluster.faults.support import FOREIGN, Audit, bound_claim, path_of, plant, volume_of, wait_until
 from tests.cluster.preload.conftest import FrozenLoader, Stack, frozen, image, stack
 from tests.cluster.support import config_map
@@ -26,7 +27,7 @@ def bystander(stack: Stack) -> Iterator[str]:
     secret = {"metadata": {"name": "theirs", "namespace": stack.name}, "stringData": {"AWS_ACCESS_KEY_ID": "theirs"}}
     stack.kube.create({"apiVersion": "v1", "kind": "Secret", **secret})
     stack.kube.create(_foreign_job(stack.name))
-    wait_until(lambda: _bound(stack, metadata["name"], name))
+    wait_until(lambda: _bound(stack, metadata["name"], name) and _settled(stack.kube, stack.name) and _settled(stack.kube, name))
     volume = volume_of(stack, metadata["name"], name)
     plant(path_of(stack, volume), FOREIGN)
     yield volume
@@ -36,6 +37,12 @@ def bystander(stack: Stack) -> Iterator[str]:
 def _bound(stack: Stack, claim: str, namespace: str) -> bool:
     live = stack.kube.get("PersistentVolumeClaim", claim, namespace) or {}
     return bool(live.get("status", {}).get("phase") == "Bound")
+
+
+def _settled(kube: Kube, namespace: str) -> bool:
+    """Whether the controllers have made what each namespace has and seen its Jobs: a picture taken before would differ by that later."""
+    standard = kube.get("ServiceAccount", "default", namespace) and kube.get("ConfigMap", "kube-root-ca.crt", namespace)
+    return bool(standard) and all((job.get("status") or {}).get("conditions") for job in kube.list("Job", namespace))
 
 
 def _foreign_job(namespace: str) -> dict[str, object]:
