@@ -81,7 +81,7 @@ def test_a_dry_run_writes_nothing(uploader: Uploader) -> None:
 
 
 class Door:
-    """A door before the server that takes no more than ``after`` bytes in all."""
+    """A door before the server that takes no more than ``after`` bytes of large files; what is small passes, whenever it comes."""
 
     def __init__(self, url: str, after: int) -> None:
         self._parts, self._left = urlsplit(url), after
@@ -118,11 +118,13 @@ class Door:
                 self._start(self._pump, far, near, 0)
 
     def _pump(self, source: socket.socket, target: socket.socket, counted: int) -> None:
+        passed = 0
         with suppress(OSError):
             while data := source.recv(64 * 1024):
+                passed += len(data) * counted
                 with self._lock:
-                    self._left -= len(data) * counted
-                if self._left < 0:
+                    self._left -= len(data) if passed > MIB else 0
+                if passed > MIB and self._left < 0:
                     self._closing.wait(RUN_SECONDS)
                     return
                 target.sendall(data)
