@@ -10,12 +10,12 @@ from fnmatch import fnmatchcase
 from modelyard.caches import CacheSpec
 from modelyard.errors import Problem
 from modelyard.plans.claim_facts import ClaimFacts
-from modelyard.plans.storage_classes import StorageClassFacts
+from modelyard.plans.storage_classes import NFS_SUBDIR, StorageClassFacts
 from modelyard.quantities import format_bytes
 
 #: nfs-subdir: https://github.com/kubernetes-sigs/nfs-subdir-external-provisioner#limitations--pitfalls;
 #: local-path: https://github.com/rancher/local-path-provisioner#cons; the others make no volumes that have a size.
-_NEVER = ("*/nfs-subdir-external-provisioner", "rancher.io/local-path", "kubernetes.io/host-path", "kubernetes.io/no-provisioner")
+_NEVER = (NFS_SUBDIR, "rancher.io/local-path", "kubernetes.io/host-path", "kubernetes.io/no-provisioner")
 _NEVER_TYPES = frozenset({"nfs", "hostPath", "local"})
 _NEW_CLAIM = "set a new pvcNameSuffix for a claim of that size; models are loaded again there"
 

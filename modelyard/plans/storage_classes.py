@@ -10,6 +10,9 @@ from fnmatch import fnmatchcase
 
 from modelyard.caches import AccessMode
 
+#: A pattern: the Helm chart names it cluster.local/<release>-nfs-subdir-external-provisioner, without the release where that is its name.
+NFS_SUBDIR = "*nfs-subdir-external-provisioner"
+
 
 @dataclass(frozen=True, slots=True)
 class StorageClassFacts:
@@ -44,7 +47,7 @@ class _Known:
 
 # The first row that fits decides. Sources: each project's own documentation of access modes.
 _PROVISIONERS = (
-    _Known("*/nfs-subdir-external-provisioner", shared=True, words="NFS"),
+    _Known(NFS_SUBDIR, shared=True, words="NFS"),
     _Known("nfs.csi.k8s.io", shared=True, words="NFS"),
     _Known("efs.csi.aws.com", shared=True, words="Amazon EFS"),
     _Known("fsx.csi.aws.com", shared=True, words="FSx for Lustre"),

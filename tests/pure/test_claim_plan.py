@@ -190,6 +190,9 @@ def test_existing_claim(settings: dict[str, Any], claim: ClaimFacts, expected: C
     ("provisioner", "parameters", "expected"),
     [
         pytest.param("k8s-sigs.io/nfs-subdir-external-provisioner", {}, Verdict(ok=True, reason="NFS"), id="nfs-subdir by any prefix"),
+        pytest.param(
+            "cluster.local/models-nfs-subdir-external-provisioner", {}, Verdict(ok=True, reason="NFS"), id="nfs-subdir of any release"
+        ),
         pytest.param("rook-ceph.cephfs.csi.ceph.com", {}, Verdict(ok=True, reason="CephFS"), id="rook's CephFS"),
         pytest.param(
             "rook-ceph.rbd.csi.ceph.com", {}, Verdict(ok=False, reason="a Ceph block device: one node at a time"), id="rook's RBD"
