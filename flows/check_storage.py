@@ -18,11 +18,20 @@ from flows.orders import carry_out
 from flows.parameters import KubeName, ShortText
 from flows.retries import retried
 from modelyard.caches import AccessMode, CacheSpec
-from modelyard.errors import ClaimPending, ClaimUnusable, ClusterUnavailable, ModelyardError
+from modelyard.errors import ClaimPending, ClaimUnusable, ClusterRefused, ClusterUnavailable, ModelyardError
 from modelyard.kube.client import Kube
 from modelyard.kube.run_loader import end_jobs_of_run, ensure_job, remove_job, wait_for_job
 from modelyard.names import artifact_key
-from modelyard.plans.check_storage import CheckFacts, CheckPlan, CheckRequest, Removal, checked_claim, plan_check, probe_claim_name
+from modelyard.plans.check_storage import (
+    CheckFacts,
+    CheckPlan,
+    CheckRequest,
+    Removal,
+    VolumeEnd,
+    checked_claim,
+    plan_check,
+    probe_claim_name,
+)
 from modelyard.plans.storage_report import describe_storage, node_rows
 from modelyard.plans.storage_verdict import Seen, Step, StorageReport, judge
 from modelyard.quantities import parse_bytes, parse_duration
@@ -30,7 +39,7 @@ from modelyard.storage_orders import Ability, CheckResult, CheckSpec, CheckStep
 from modelyard.volumes.claims import read_claim, wait_bound
 from modelyard.volumes.nodes import read_nodes
 from modelyard.volumes.persistent_volumes import read_neighbours
-from modelyard.volumes.probe_claims import make_probe_claim, remove_probe_claim
+from modelyard.volumes.probe_claims import make_probe_claim, removal_refusal, remove_probe_claim
 from modelyard.volumes.storage_classes import read_storage_classes
 
 REMOVE_TIMEOUT = timedelta(minutes=3)
@@ -115,7 +124,9 @@ def read_facts(request: CheckRequest, kube: Kube) -> CheckFacts:
     """What is there now."""
     name = checked_claim(request)
     claim = read_claim(kube, request.cache.namespace, name) if name else None
-    return CheckFacts(claim, read_storage_classes(kube), read_nodes(kube))
+    own = request.storage_class and probe_claim_name(request.nonce)
+    refusal = removal_refusal(kube, request.cache.namespace, own) if own else None
+    return CheckFacts(claim, read_storage_classes(kube), read_nodes(kube), refusal)
 
 
 def examine(plan: CheckPlan, cache: CacheSpec, kube: Kube, wait: timedelta) -> Seen:
@@ -186,8 +197,12 @@ def tidy(plan: CheckPlan, cache: CacheSpec, kube: Kube, wait: timedelta, *, writ
 
 @task(task_run_name="remove-{plan.claim}", **retried(ClusterUnavailable))
 def remove_claim(plan: CheckPlan, cache: CacheSpec, kube: Kube) -> Removal:
-    """Delete the check's own claim, and see its volume go."""
-    return remove_probe_claim(kube, cache.namespace, plan.claim, REMOVE_TIMEOUT.total_seconds())
+    """Delete the check's own claim, and see its volume go; where that is refused by now, the answer is told all the same."""
+    try:
+        return remove_probe_claim(kube, cache.namespace, plan.claim, REMOVE_TIMEOUT.total_seconds())
+    except ClusterRefused as error:
+        get_run_logger().warning("%s", error)
+        return Removal(claim_gone=False, volume=None, end=VolumeEnd.NONE)
 
 
 def publish(report: StorageReport, plan: CheckPlan, cache: CacheSpec) -> None:

@@ -106,6 +106,7 @@ class Kube:
         propagation: Propagation = "Background",
         uid: str | None = None,
         resource_version: str | None = None,
+        dry_run: bool = False,
     ) -> bool:
         """Ask for the object's deletion; False if it was gone already.
 
@@ -116,7 +117,7 @@ class Kube:
         held = {name: value for name, value in conditions.items() if value is not None}
         body = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": propagation, **({"preconditions": held} if held else {})}
         try:
-            self.send(Call("delete", "DELETE", ObjectRef(kind, name, namespace), body=body))
+            self.send(Call("delete", "DELETE", ObjectRef(kind, name, namespace), query={"dryRun": "All" if dry_run else None}, body=body))
         except NotFound:
             return False
         return True

@@ -41,6 +41,7 @@ class CheckFacts:
     claim: ClaimFacts | None
     classes: tuple[StorageClassFacts, ...] | None
     nodes: tuple[NodeFacts, ...] | None
+    removal_refusal: str | None = None  # why the check's own claim could not be deleted again
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +107,8 @@ def plan_check(request: CheckRequest, facts: CheckFacts) -> CheckPlan:
         what = f"measures with {format_bytes(request.bytes)}, which says nothing"
         problems.append(Problem("the form", what, f"measure with {format_bytes(LEAST_BYTES)} or more"))
     problems += _class_problems(request, facts.classes) if request.storage_class else _claim_problems(request, facts.claim)
+    if facts.removal_refusal:
+        problems.append(_removal_problem(request, facts.removal_refusal))
     if problems:
         raise Refused(problems)
     mode, mode_notes = _access_mode(request, facts)
@@ -159,6 +162,13 @@ def _class_problems(request: CheckRequest, classes: Sequence[StorageClassFacts] 
         names = ", ".join(sorted(each.name for each in classes)) or "none"
         problems.append(Problem(f"StorageClass {request.storage_class!r}", "does not exist", f"name one that does: {names}"))
     return problems
+
+
+def _removal_problem(request: CheckRequest, refusal: str) -> Problem:
+    """A claim that could not be deleted again is not made."""
+    what = f"the check's own claim in namespace {request.cache.namespace} would stay there: {refusal}"
+    step = "grant deployments/kubernetes/check-storage in that namespace, or name a claim that is there"
+    return Problem(f"StorageClass {request.storage_class!r}", what, step)
 
 
 def _claim_problems(request: CheckRequest, claim: ClaimFacts | None) -> list[Problem]:

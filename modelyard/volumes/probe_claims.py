@@ -42,6 +42,15 @@ def probe_claim(plan: CheckPlan, cache: CacheSpec) -> Manifest:
     )
 
 
+def removal_refusal(kube: Kube, namespace: str, name: str) -> str | None:
+    """Why this account may not delete the check's claim, which is not there yet: rights are looked at before the object is."""
+    try:
+        patiently(lambda: kube.delete("PersistentVolumeClaim", name, namespace, dry_run=True))
+    except ClusterRefused as error:
+        return str(error)
+    return None
+
+
 def make_probe_claim(kube: Kube, plan: CheckPlan, cache: CacheSpec) -> None:
     """Make the claim, unless an earlier try of this run did."""
     with suppress(AlreadyExists):

@@ -19,7 +19,7 @@ from flows.reconcile import reconcile_caches
 from flows.share import share_cache, unshare_cache
 from flows.storage_class import clone_storage_class
 from flows.verify import verify_cache
-from modelyard.errors import ClusterRefused
+from modelyard.errors import ClusterRefused, Refused
 from modelyard.kube.client import Call, Kube
 from modelyard.kube.resources import resource
 from tests.cluster.preload import conftest
@@ -189,10 +189,14 @@ def test_the_optional_procedures_need_each_of_their_rights_and_no_other(
     clone = f"clone-{stack.name}"
     with pytest.raises(ClusterRefused, match="lacks the verb 'create' on 'storageclasses'"):
         clone_storage_class("devcluster-shared", clone, cluster=limited["cluster"])
+    asked: Any = {**limited, "storage_class": "devcluster-shared", "size": "96Mi", "measured": "2Mi"}
+    with pytest.raises(Refused, match=r"lacks the verb 'delete' on 'persistentvolumeclaims'.*deployments/kubernetes/check-storage"):
+        check_storage(**asked)
+    assert stack.kube.list("PersistentVolumeClaim", stack.name) == []
     new = account.grant("clone-storage-class", "check-storage")
     clone_storage_class("devcluster-shared", clone, cluster=limited["cluster"])
     kubectl(stack.cluster, "delete", "storageclass", clone)  # not by the client whose requests are counted
-    check_storage(**limited, storage_class="devcluster-shared", size="96Mi", measured="2Mi")
+    check_storage(**asked)
     assert sorted(recorder.used - rights - new) == [], "used, and not granted"
     assert sorted(new - recorder.used) == [], "granted, and not used"
 

@@ -106,6 +106,7 @@ def test_without_the_right_to_list_nodes() -> None:
         (replace(REQUEST, bytes=1000), FACTS, ["measures with 1000 B"]),
         (replace(REQUEST, nodes=("c", "z")), FACTS, ["node c: is cordoned", "node z: does not exist"]),
         (REQUEST, replace(FACTS, nodes=(NODES[2],)), ["none of 1 takes the cache's pods: c is cordoned"]),
+        (REQUEST, replace(FACTS, removal_refusal="not you"), ["would stay there: not you"]),
         (replace(REQUEST, storage_class=None, claim="x"), FACTS, ["PersistentVolumeClaim/models/x: is not there"]),
         (replace(REQUEST, storage_class=None), replace(FACTS, claim=replace(CLAIM, deleting=True)), ["is being deleted"]),
     ],
