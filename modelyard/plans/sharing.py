@@ -34,6 +34,7 @@ class SharedVolume:
     bound_back: bool
     verdict: Verdict
     hold: Hold
+    unlimited: bool = False  # the account may make volumes of any directory of the nodes
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +196,12 @@ def _copy_problems(copy: CopyFacts, word: str) -> list[Problem]:
     return found
 
 
+_UNLIMITED = (
+    "this account may make volumes of any directory of the nodes, which are the rights of root there: unless it is an administrator's,"
+    " apply deployments/kubernetes/policies, and name its namespace or user in the policy's matchConditions"
+)
+
+
 def _notes(cache: CacheSpec, source: SourceFacts) -> tuple[str, ...]:
     if source.volume is None:
         return ()
@@ -204,7 +211,7 @@ def _notes(cache: CacheSpec, source: SourceFacts) -> tuple[str, ...]:
         "hostPath": "hostPath has no read-only flag: nothing but `readOnly: true` in the pods keeps them from writing",
     }
     first = enforced.get(volume.kind, f"{volume.verdict.reason}; the copies ask the driver for read-only mounts")
-    return (first, *_hold_note(volume, claim))
+    return (first, *_hold_note(volume, claim), *((_UNLIMITED,) if volume.unlimited else ()))
 
 
 def _hold_note(volume: SharedVolume, claim: str) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 
 from modelyard.caches import CacheSpec
 from modelyard.errors import ClusterRefused, Problem
-from modelyard.kube.apply import patiently
+from modelyard.kube.apply import owned, patiently
 from modelyard.kube.client import FIELD_MANAGER, Call, Kube
 from modelyard.kube.failures import AlreadyExists, Changed
 from modelyard.kube.resources import Manifest, ref_of
@@ -59,7 +59,25 @@ def _shared_volume(kube: Kube, cache: CacheSpec, claim: Manifest, volume: Manife
         bound_back=(volume["spec"].get("claimRef") or {}).get("uid") == claim["metadata"]["uid"],
         verdict=share_verdict(facts, bypass=cache.bypass_storage_check),
         hold=_hold(kube, claim, volume),
+        unlimited=_is_unlimited(kube),
     )
+
+
+def _is_unlimited(kube: Kube) -> bool:
+    """Whether the API server would take a volume of the nodes' own root from this account: no policy holds it."""
+    probe = {
+        "apiVersion": "v1",
+        "kind": "PersistentVolume",
+        "metadata": {"name": "modelyard-probe"},
+        "spec": {
+            "capacity": {"storage": "1Mi"},
+            "accessModes": ["ReadOnlyMany"],
+            "persistentVolumeReclaimPolicy": "Retain",
+            "claimRef": {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "namespace": "modelyard-probe", "name": "probe"},
+            "hostPath": {"path": "/"},
+        },
+    }
+    return refusal_of(kube, owned(probe)) is None
 
 
 def _hold(kube: Kube, claim: Manifest, volume: Manifest) -> Hold:

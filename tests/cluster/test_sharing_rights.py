@@ -45,6 +45,9 @@ def granted(kind: str, rules: tuple[Manifest, ...], account: str, namespace: str
     return [{**head, "kind": kind, "rules": list(rules)}, {**head, "kind": f"{kind}Binding", "roleRef": ref, "subjects": [subject]}]
 
 
+ROOT = "which are the rights of root there"
+
+
 @pytest.fixture
 def account(stack: Stack, kubeconfig: str, teams: tuple[str, str], tmp_path: Path) -> Iterator[str]:
     """The name of a Cluster block with the account's token."""
@@ -73,6 +76,8 @@ def test_the_account_shares_what_is_listed_and_takes_it_away(stack: Stack, accou
     assert len(commands) == 1, "both copies are of one backend"
     kubectl(kubeconfig, stack.cluster, *shlex.split(commands.pop())[1:])
     wait_until(lambda: not shared(**parameters, dry_run=True).problems)
+    assert ROOT not in "".join(shared(**parameters, dry_run=True).notes)
+    assert ROOT in "".join(shared(**{**parameters, "cluster": stack.name}, dry_run=True).notes), "an administrator's is not held"
     assert [each.action for each in shared(**parameters).namespaces] == ["create", "create"]
     assert [claim(stack, team)["status"]["phase"] for team in teams] == ["Bound", "Bound"]
     assert policy(stack) == ("Retain", "Delete")

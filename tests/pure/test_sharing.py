@@ -289,6 +289,7 @@ def test_all_problems_of_all_namespaces_are_told() -> None:
             replace(VOLUME, hold=Hold.NOT_OURS),
             ("deletes the data of every namespace", "Modelyard did not make it", "kubectl patch pv pv-1 -p"),
         ),
+        (replace(VOLUME, hold=Hold.NOT_NEEDED, unlimited=True), ("any directory of the nodes", "deployments/kubernetes/policies")),
         (replace(VOLUME, hold=Hold.DENIED), ("deletes the data of every namespace", "may not patch", "kubectl patch pv pv-1 -p")),
     ],
 )
