@@ -14,7 +14,7 @@ import pytest
 import devcluster
 from modelyard.kube.client import Kube
 from tests.cluster.shared_cluster import COMPONENTS, run_directory, shared_cluster, steady
-from tests.cluster.support import connect
+from tests.cluster.support import connect, make_namespace
 
 
 @pytest.fixture(scope="session")
@@ -50,6 +50,6 @@ def kube(kubeconfig: str) -> Kube:
 def namespace(kube: Kube) -> Iterator[str]:
     """A namespace of the test's own."""
     name = f"test-{secrets.token_hex(4)}"
-    kube.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+    make_namespace(kube, name)
     yield name
     kube.delete("Namespace", name)

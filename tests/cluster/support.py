@@ -2,7 +2,8 @@
 
 import socket
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -15,6 +16,7 @@ from kubernetes.config.kube_config import load_kube_config
 
 import devcluster
 from modelyard.caches import CacheSpec
+from modelyard.errors import ClusterRefused
 from modelyard.kube.client import Kube
 from modelyard.models import Listing, ModelRef, S3Location
 from modelyard.orders import LoadSpec
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 Manifest = dict[str, Any]
+#: For what comes in a moment: three workers, three clusters and two cores make it a minute or more.
+SECONDS = 300.0
 
 
 def connect(kubeconfig: str, **settings: Any) -> Kube:
@@ -35,6 +39,33 @@ def connect(kubeconfig: str, **settings: Any) -> Kube:
     for name, value in settings.items():
         setattr(configuration, name, value)
     return Kube(ApiClient(configuration, *(("Impersonate-User", impersonate) if impersonate else ())))
+
+
+def wait_until(true: Callable[[], object], seconds: float = SECONDS) -> None:
+    """Until ``true`` holds."""
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, f"not within {seconds} s"
+        time.sleep(0.1)
+
+
+def make_namespace(kube: Kube, name: str) -> None:
+    """A namespace that takes pods: the API server refuses them until a controller has made its service account."""
+    kube.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+    wait_until(lambda: kube.get("ServiceAccount", "default", name))
+
+
+def until_refused(kube: Kube, manifest: Manifest, words: str) -> None:
+    """Until the API server refuses ``manifest`` so: of a quota, or of a namespace's level, it learns a moment after it took it."""
+
+    def refused() -> bool:
+        try:
+            kube.create(manifest, dry_run=True)
+        except ClusterRefused as error:
+            return words in str(error)
+        return False
+
+    wait_until(refused)
 
 
 def config_map(name: str, namespace: str, **data: str) -> Manifest:

@@ -9,7 +9,7 @@ import pytest
 import devcluster
 from modelyard.kube.client import Kube
 from tests.cluster.shared_cluster import run_directory, shared_cluster, steady
-from tests.cluster.support import connect
+from tests.cluster.support import connect, make_namespace
 
 
 @pytest.fixture(scope="session")
@@ -37,6 +37,6 @@ def _steady_kserve(request: pytest.FixtureRequest, tmp_path_factory: pytest.Temp
 def kserve_namespace(kserve: Kube) -> Iterator[str]:
     """A namespace of the test's own."""
     name = f"test-{secrets.token_hex(4)}"
-    kserve.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+    make_namespace(kserve, name)
     yield name
     kserve.delete("Namespace", name)

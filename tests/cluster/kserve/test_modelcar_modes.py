@@ -21,7 +21,7 @@ from modelyard.kube.client import Kube
 from modelyard.plans.serving import Mode
 from tests.cluster.kserve.support import SIMILARITIES, apply_all, ask, digests_in, wait_pod
 from tests.cluster.shared_cluster import one_at_a_time, run_directory
-from tests.cluster.support import s3_client
+from tests.cluster.support import make_namespace, s3_client
 
 # The first test waits for a cluster with KServe, a model's download, an image's build and a Prefect server.
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1200)]
@@ -50,8 +50,7 @@ def served(
     image = _build(kserve, kserve_cluster, name, files)
     with one_at_a_time(run_directory(tmp_path_factory), "embedder-image"):
         runtime = serving_runtime(embedder_image(kserve_cluster), name)
-    namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
-    apply_all(kserve_cluster, namespace)
+    make_namespace(kserve, name)
     apply_all(kserve_cluster, runtime, _pod_with_volume(name, image))
     yield Served(kserve_cluster, name, image, model.digests(files))
     patiently(lambda: kserve.delete("Namespace", name))
