@@ -4,9 +4,10 @@ import json
 import os
 import signal
 import threading
-import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,8 +24,8 @@ from modelyard.kube.run_loader import JobHandle, end_jobs_of_run, end_never_star
 from modelyard.kube.wait import TimedOut
 from modelyard.orders import LoadResult, LoadSpec, Progress, VerifyLevel
 from modelyard.plans.claim import ClaimAction, ClaimPlan
-from modelyard.volumes.claims import claim_manifest
-from tests.cluster.support import Manifest, cache_spec, limited, load_spec
+from modelyard.volumes.claims import claim_manifest, wait_bound
+from tests.cluster.support import SECONDS, Manifest, cache_spec, limited, load_spec, until_refused, wait_until
 
 pytestmark = pytest.mark.cluster
 
@@ -41,6 +42,8 @@ def says(data: Any) -> str:
 
 SUCCEEDS = says({"event": "result", **RESULT.model_dump()})
 RUNS_ON = "exec sleep 300"
+#: Until the test lays this file on the volume: on a busy machine no number of seconds is surely enough, or surely too few.
+HELD = "until test -e $MODELYARD_ROOT/go-on; do sleep 0.2; done"
 
 
 @pytest.fixture(autouse=True)
@@ -48,6 +51,11 @@ def _restricted(kube: Kube, namespace: str) -> None:
     """Every Job of these tests is admitted under the restricted Pod Security level."""
     labels = {"pod-security.kubernetes.io/enforce": "restricted"}
     kube.patch_merge("Namespace", namespace, None, {"metadata": {"labels": labels}})
+    until_refused(kube, pod({"containers": [{"name": "c", "image": "busybox:1.36"}]}, namespace), "violates PodSecurity")
+
+
+def pod(spec: Manifest, namespace: str) -> Manifest:
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p", "namespace": namespace}, "spec": spec}
 
 
 @pytest.fixture
@@ -57,6 +65,13 @@ def cache(kube: Kube, namespace: str) -> CacheSpec:
     plan = ClaimPlan(ClaimAction.CREATE, namespace, spec.claim, "devcluster-shared", AccessMode.READ_WRITE_MANY, spec.storage_size)
     kube.create(claim_manifest(spec, plan))
     return spec
+
+
+def directory(kube: Kube, cache: CacheSpec) -> Path:
+    """Where the claim's files are on this side."""
+    volume = kube.get("PersistentVolume", wait_bound(kube, cache.namespace, cache.claim, SECONDS).volume_name or "")
+    assert volume
+    return Path(volume["spec"]["hostPath"]["path"])
 
 
 @pytest.fixture
@@ -80,42 +95,48 @@ def ignore(_: object) -> None: ...
 
 
 def wait(kube: Kube, handle: JobHandle, **options: Any) -> LoadResult:
-    return wait_for_job(kube, handle, LoadResult, options.pop("on_progress", ignore), timeout=120, **options).result
+    return wait_for_job(kube, handle, LoadResult, options.pop("on_progress", ignore), timeout=SECONDS, **options).result
 
 
-def gone(kube: Kube, kind: str, name: str, namespace: str) -> bool:
-    deadline = time.monotonic() + 30
-    while kube.get(kind, name, namespace) is not None:
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.5)
-    return True
+def until_gone(kube: Kube, kind: str, name: str, namespace: str) -> None:
+    wait_until(lambda: kube.get(kind, name, namespace) is None)
 
 
 def test_a_load_reports_progress_and_result_and_leaves_nothing(kube: Kube, cache: CacheSpec, script: Script) -> None:
     line = json.dumps({"event": "progress", **PROGRESS.model_dump()})
     identity = "test $(id -u) = 10001 && test ${#AWS_SECRET_ACCESS_KEY} = 7 && test $(cat $AWS_CA_BUNDLE) = pem"
     retry = json.dumps({"event": "retry", "message": "x: reset; tried again"})
-    script(f"{identity} && touch $MODELYARD_ROOT/f /tmp/f || exit 9; echo '{retry}'; echo '{line}'; sleep 5; {SUCCEEDS}")
+    script(f"{identity} && touch $MODELYARD_ROOT/f /tmp/f || exit 9; echo '{retry}'; echo '{line}'; {HELD}; {SUCCEEDS}")
     seen, notes = list[Progress](), list[str]()
     handle = ensure_job(kube, load_spec(), cache, KEYS, "run-1")
-    assert wait(kube, handle, on_progress=seen.append, on_note=notes.append) == RESULT
+    assert wait(kube, handle, on_progress=let_go_on(kube, cache, seen), on_note=notes.append) == RESULT
     assert seen == [PROGRESS]
     assert len([note for note in notes if note.endswith(f"{handle.name}: x: reset; tried again")]) == 1
     job = kube.get("Job", handle.name, cache.namespace)
     assert "hunter2" not in json.dumps(job)
     remove_job(kube, handle)
-    assert gone(kube, "Job", handle.name, cache.namespace)
-    assert gone(kube, "Secret", handle.name, cache.namespace)
+    until_gone(kube, "Job", handle.name, cache.namespace)
+    until_gone(kube, "Secret", handle.name, cache.namespace)
+
+
+def let_go_on(kube: Kube, cache: CacheSpec, seen: list[Progress]) -> Callable[[Progress], None]:
+    """Hears of progress, and ends what is HELD for it."""
+    root = directory(kube, cache)
+
+    def heard(progress: Progress) -> None:
+        seen.append(progress)
+        (root / "go-on").touch()
+
+    return heard
 
 
 def test_an_account_of_one_namespace_loads(kube: Kube, kubeconfig: str, cache: CacheSpec, script: Script) -> None:
-    script(f"echo '{json.dumps({'event': 'progress', **PROGRESS.model_dump()})}'; sleep 5; {SUCCEEDS}")
+    script(f"echo '{json.dumps({'event': 'progress', **PROGRESS.model_dump()})}'; {HELD}; {SUCCEEDS}")
     account = limited(kube, kubeconfig, cache.namespace)
     seen: list[Progress] = []
     ensure_job(account, load_spec(), cache, KEYS, "run-1")
     handle = ensure_job(account, load_spec(), cache, KEYS, "run-2")
-    assert wait(account, handle, on_progress=seen.append) == RESULT
+    assert wait(account, handle, on_progress=let_go_on(kube, cache, seen)) == RESULT
     assert seen == [PROGRESS]
     assert end_jobs_of_run(account, cache.namespace, "run-2") == (handle.name,)
 
@@ -127,7 +148,7 @@ def test_a_second_run_adopts_the_job_and_cancelling_the_first_leaves_it(kube: Ku
     assert (first.adopted, second.adopted, second.uid) == (False, True, first.uid)
     assert end_jobs_of_run(kube, cache.namespace, "run-1") == ()
     assert end_jobs_of_run(kube, cache.namespace, "run-2") == (first.name,)
-    assert gone(kube, "Job", first.name, cache.namespace)
+    until_gone(kube, "Job", first.name, cache.namespace)
 
 
 def test_a_run_killed_before_the_secret_is_completed_by_the_next(kube: Kube, cache: CacheSpec, script: Script) -> None:
@@ -172,11 +193,12 @@ def test_another_pod_of_the_same_content_is_replaced_before_it_begins_and_joined
 
 
 def test_a_load_that_checks_less_is_awaited_and_then_run_again(kube: Kube, cache: CacheSpec, script: Script) -> None:
-    script(f"sleep 6; {SUCCEEDS}")
+    script(f"{HELD}; {SUCCEEDS}")
     first = ensure_job(kube, load_spec(), cache, {}, "run-1")
     begun(kube, first)
     with pytest.raises(TimedOut, match=f"for {first.ref}"):
         ensure_job(kube, thorough(), cache, {}, "run-2", deadline=timedelta(seconds=1))
+    (directory(kube, cache) / "go-on").touch()
     second = ensure_job(kube, thorough(), cache, {}, "run-2")
     assert (second.adopted, second.uid == first.uid) == (False, False)
     assert wait(kube, second) == RESULT
@@ -187,10 +209,7 @@ def thorough() -> LoadSpec:
 
 
 def begun(kube: Kube, handle: JobHandle) -> None:
-    deadline = time.monotonic() + 60
-    while not [pod for pod in kube.list("Pod", handle.namespace, label_selector=f"job-name={handle.name}") if runs(pod)]:
-        assert time.monotonic() < deadline, f"{handle.ref} does not begin"
-        time.sleep(0.2)
+    wait_until(lambda: any(map(runs, kube.list("Pod", handle.namespace, label_selector=f"job-name={handle.name}"))))
 
 
 def runs(pod: Manifest) -> bool:
@@ -264,22 +283,31 @@ def test_a_deleted_job_interrupts_the_wait(kube: Kube, cache: CacheSpec, script:
 def test_the_limit_is_named(kube: Kube, cache: CacheSpec, script: Script) -> None:
     line = json.dumps({"event": "progress", **PROGRESS.model_dump()})
     script(f"echo '{line}'; {RUNS_ON}")
-    handle = ensure_job(kube, load_spec(), cache, {}, "run-1", deadline=timedelta(seconds=8))
-    with pytest.raises(LoaderFailed, match=r"was stopped at its limit of 8s with 10 B of 30 B"):
-        wait(kube, handle)
+    handle = ensure_job(kube, load_spec(), cache, {}, "run-1", deadline=timedelta(minutes=9))
+    job = kube.get("Job", handle.name, handle.namespace)
+    assert job
+    assert job["spec"]["activeDeadlineSeconds"] == 540
+
+    def over(_: Progress) -> None:  # only now, for nobody knows how long a pod takes to begin
+        kube.patch_merge("Job", handle.name, handle.namespace, {"spec": {"activeDeadlineSeconds": 1}})
+
+    with pytest.raises(LoaderFailed, match=r"was stopped at its limit of 1s with 10 B of 30 B"):
+        wait(kube, handle, on_progress=over)
 
 
 def test_a_pod_killed_from_outside_is_followed_by_another(kube: Kube, cache: CacheSpec, script: Script) -> None:
     script(f"test -f $MODELYARD_ROOT/again && {{ {SUCCEEDS}; exit; }}; touch $MODELYARD_ROOT/again; {RUNS_ON}")
-    handle = ensure_job(kube, load_spec(), cache, {}, "run-1")
-    notes: list[str] = []
+    handle, root = ensure_job(kube, load_spec(), cache, {}, "run-1"), directory(kube, cache)
 
     def kill() -> None:
-        for pod in kube.list("Pod", cache.namespace, label_selector=f"job-name={handle.name}"):
-            kube.delete("Pod", pod["metadata"]["name"], cache.namespace)
+        wait_until((root / "again").exists)  # the second pod goes by it
+        for each in kube.list("Pod", cache.namespace, label_selector=f"job-name={handle.name}"):
+            kube.delete("Pod", each["metadata"]["name"], cache.namespace)
 
-    threading.Timer(5, kill).start()
-    assert wait(kube, handle, on_note=notes.append) == RESULT
+    with ThreadPoolExecutor(1) as pool:
+        killed = pool.submit(kill)
+        assert wait(kube, handle) == RESULT
+        killed.result()
 
 
 def test_an_image_that_is_not_there_is_noted_and_ends_the_wait(kube: Kube, cache: CacheSpec, script: Script) -> None:
@@ -290,7 +318,7 @@ def test_an_image_that_is_not_there_is_noted_and_ends_the_wait(kube: Kube, cache
     with pytest.raises(Stuck, match=r"does not start: image loader:nowhere cannot be pulled: \w+: .*loader:nowhere"):
         wait(kube, handle, on_note=notes.append, patience=8)
     assert [note for note in notes if "cannot be pulled" in note][1:] == []
-    assert gone(kube, "Job", handle.name, cache.namespace)
+    until_gone(kube, "Job", handle.name, cache.namespace)
 
 
 def test_pod_security_is_told_in_its_own_words(kube: Kube, cache: CacheSpec, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -309,6 +337,7 @@ def test_a_quota_without_room_is_noted(kube: Kube, cache: CacheSpec, script: Scr
     script(SUCCEEDS)
     quota = {"metadata": {"name": "q", "namespace": cache.namespace}, "spec": {"hard": {"pods": "0"}}}
     apply(kube, {"apiVersion": "v1", "kind": "ResourceQuota", **quota})
+    until_refused(kube, pod(loader_job(load_spec(), cache, run_id="run-1")["spec"]["template"]["spec"], cache.namespace), "exceeded quota")
     handle = ensure_job(kube, load_spec(), cache, {}, "run-1")
     noted = threading.Event()
     notes: list[str] = []
