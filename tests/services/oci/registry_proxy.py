@@ -29,7 +29,7 @@ class Fault:
     skip: int = 0  # of them, these are spared first
     status: int | None = None
     headers: dict[str, str] = field(default_factory=dict)
-    cut: int | None = None  # after so many bytes of the body
+    cut: int | None = None  # after so many bytes of the body; a body that ends before is another request's, which layers send in any order
     flip: int | None = None  # the bit of this byte
     answer: dict[str, str] = field(default_factory=dict)  # headers in the place of the registry's own, or beside them
     body: bytes | None = None  # in the place of the registry's
@@ -56,10 +56,13 @@ class RegistryProxy:
     def keychain(self) -> Keychain:
         return Keychain(Access(self.host, plain_http=True, credentials=self.registry.credentials))
 
-    def fault_for(self, line: str) -> Fault | None:
+    def fault_for(self, line: str, length: int) -> Fault | None:
+        """The fault for this request with a body of ``length``, counted."""
         with self._lock:
             self.passed.append(line)
             for fault in self.faults:
+                if fault.cut is not None and length <= fault.cut:
+                    continue
                 if fault.done < fault.times and re.search(fault.line, line):
                     if fault.skip:
                         fault.skip -= 1
@@ -79,8 +82,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _exchange(self) -> None:
         if "Authorization" in self.headers:
             self.proxy.authorized.append(f"{self.command} {self.path}")
-        fault = self.proxy.fault_for(f"{self.command} {self.path}")
         length = int(self.headers.get("Content-Length", "0"))
+        fault = self.proxy.fault_for(f"{self.command} {self.path}", length)
         if fault and fault.status:
             self._answer(fault.status, fault.headers, length)
             return
