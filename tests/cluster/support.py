@@ -55,6 +55,19 @@ def make_namespace(kube: Kube, name: str) -> None:
     wait_until(lambda: kube.get("ServiceAccount", "default", name))
 
 
+def until_allowed(request: Callable[[], object]) -> None:
+    """Until ``request`` is not refused any more: the API server learns of a role and its binding a moment after it took them."""
+
+    def allowed() -> bool:
+        try:
+            request()
+        except ClusterRefused:
+            return False
+        return True
+
+    wait_until(allowed)
+
+
 def until_refused(kube: Kube, manifest: Manifest, words: str) -> None:
     """Until the API server refuses ``manifest`` so: of a quota, or of a namespace's level, it learns a moment after it took it."""
 
@@ -92,7 +105,9 @@ def limited(kube: Kube, kubeconfig: str, namespace: str) -> Kube:
     kube.create({**head, "kind": "Role", "rules": rules("cache", "modelyard-cache")})
     role = {"apiGroup": group, "kind": "Role", "name": "preload"}
     kube.create({**head, "kind": "RoleBinding", "roleRef": role, "subjects": [{"apiGroup": group, "kind": "User", "name": user}]})
-    return connect(kubeconfig, impersonate=user)
+    account = connect(kubeconfig, impersonate=user)
+    until_allowed(lambda: account.list("Pod", namespace))
+    return account
 
 
 def s3_client(cluster: devcluster.Cluster) -> "S3Client":
@@ -114,16 +129,21 @@ class Wire:
 
     def __init__(self, target: tuple[str, int]) -> None:
         self._target = target
-        self._listener = self._listen(0)
+        self._listener = self._bound(0)
         self.port = int(self._listener.getsockname()[1])
         self._open: list[socket.socket] = []
 
     @staticmethod
-    def _listen(port: int) -> socket.socket:
-        return socket.create_server(("127.0.0.1", port))
+    def _bound(port: int) -> socket.socket:
+        """Not listening yet: until it does, it holds the port, which would be anybody's else, and refuses who connects."""
+        bound = socket.socket()
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        bound.bind(("127.0.0.1", port))
+        return bound
 
     def serve(self) -> None:
         """Accept until cut."""
+        self._listener.listen()
         threading.Thread(target=self._accept, args=(self._listener,), daemon=True).start()
 
     def _accept(self, listener: socket.socket) -> None:
@@ -137,7 +157,8 @@ class Wire:
 
     def cut(self) -> None:
         """Refuse connections and break those that are open."""
-        for each in (self._listener, *self._open):
+        listener, self._listener = self._listener, self._bound(self.port)
+        for each in (listener, *self._open):
             with suppress(OSError):
                 each.shutdown(socket.SHUT_RDWR)
             each.close()
@@ -145,8 +166,12 @@ class Wire:
 
     def mend(self) -> None:
         """Serve again on the same port."""
-        self._listener = self._listen(self.port)
         self.serve()
+
+    def close(self) -> None:
+        """Cut, and let go of the port."""
+        self.cut()
+        self._listener.close()
 
 
 def _pump(source: socket.socket, sink: socket.socket) -> None:
@@ -167,4 +192,4 @@ def wired(kubeconfig: str, kube: Kube) -> Iterator[tuple[Kube, Wire]]:
     try:
         yield connect(kubeconfig, host=f"https://127.0.0.1:{wire.port}", tls_server_name=server.hostname), wire
     finally:
-        wire.cut()
+        wire.close()

@@ -8,7 +8,7 @@ import pytest
 
 from modelyard.kube.client import Kube
 from modelyard.volumes.references import KINDS, read_references
-from tests.cluster.support import Manifest, connect
+from tests.cluster.support import Manifest, connect, until_allowed
 
 pytestmark = pytest.mark.cluster
 LABELS = {"app": "w"}
@@ -112,7 +112,10 @@ def test_where_the_volume_is_shared_its_users_count_too(kube: Kube, namespace: s
 def test_what_may_not_be_listed_is_told(kube: Kube, kubeconfig: str, namespace: str, shared: str) -> None:
     everything = {"apiGroups": ["*"], "resources": ["*"], "verbs": ["list"]}
     account(kube, namespace, [everything], cluster=[{"apiGroups": [""], "resources": ["persistentvolumes"], "verbs": ["list"]}])
-    found = read_references(connect(kubeconfig, impersonate=f"reader-{namespace}"), namespace, "cache")
+    reader = connect(kubeconfig, impersonate=f"reader-{namespace}")
+    for kind, place in (("Pod", namespace), ("PersistentVolume", None)):
+        until_allowed(lambda kind=kind, place=place: reader.list(kind, place))  # type: ignore[misc]  # bound now
+    found = read_references(reader, namespace, "cache")
     told = [text for text in found.unknown if shared in text]
     assert len(told) == len(found.unknown) == len(KINDS), "a right is looked at before whether there is such a kind"
     assert "Deployments of namespace" in " ".join(told)
