@@ -22,6 +22,7 @@ from pydantic import (
 from blocks.aws import without_session_token
 from blocks.certificates import checked_authority
 from modelyard.errors import RegistryDenied
+from modelyard.images.limits import limits_of
 from modelyard.images.references import api_host, host_problem
 from modelyard.models import WeightPolicy
 from modelyard.oci.access import Access, Credentials, Keychain, Login, credentials_for, read_docker_config
@@ -42,6 +43,14 @@ class OciRegistry(Block):
 
     host: str = Field(description="Host of the registry as image references write it, with its port if it has one: registry.example:5000.")
     plain_http: bool = Field(default=False, description="Speak to it without TLS: passwords and models then travel in clear.")
+    resume_uploads: bool = Field(
+        default=False,
+        description=(
+            "Whether a layer whose upload broke goes on where the registry says that it stands; without, it is sent again from its"
+            " beginning. Tested with CNCF distribution 3.1.2, and 2.8.2 (which forgets what broke: it is sent again), of one replica; several"
+            " must share their uploads. Other registries may tell a wrong place."
+        ),
+    )
     ca_certificate: str | None = Field(
         default=None, description="PEM text of the authority that signed the registry's certificate; empty: the public ones."
     )
@@ -118,6 +127,8 @@ class OciRegistry(Block):
             raise ValueError("a username and a password belong together; leave both empty for what the docker config says, or for none")
         if self.aws_credentials and not ecr_region(self.host):
             raise ValueError("awsCredentials are for Amazon ECR (<account>.dkr.ecr.<region>.amazonaws.com), which this host is not")
+        if self.resume_uploads and limits_of(self.host).never_resume:
+            raise ValueError(f"resume_uploads is set, and at {self.host} a broken upload is known not to go on; unset it")
         return self
 
     @field_serializer("aws_credentials", mode="wrap", when_used="unless-none")
@@ -129,7 +140,7 @@ class OciRegistry(Block):
         others = read_docker_config(self.docker_config.get_secret_value()) if self.docker_config else {}
         own = Credentials(self.username, self.password.get_secret_value()) if self.username and self.password else None
         login = own or credentials_for(self.host, others) or self._ecr()
-        return Keychain(Access(api_host(self.host), self.plain_http, self.ca_certificate, login), others)
+        return Keychain(Access(api_host(self.host), self.plain_http, self.ca_certificate, login, self.resume_uploads), others)
 
     def _ecr(self) -> Login | None:
         region = ecr_region(self.host)

@@ -24,7 +24,7 @@ from modelyard.modelcar.order import BuildResult, BuildSpec, built, listing_of, 
 from modelyard.modelcar.report import summary
 from modelyard.modelcar.resolve import read_facts
 from modelyard.modelcar.tuning import Tuning
-from modelyard.models import ClaimLocation, ModelRef, S3Location
+from modelyard.models import ClaimLocation, Listing, ModelRef, S3Location
 from modelyard.names import artifact_key, name_problem
 from modelyard.oci.access import Keychain
 from modelyard.oci.environment import VOUCHER_VARIABLE, secret_of
@@ -102,14 +102,15 @@ class BesideData:
 
     def plan(self, request: ModelcarRequest) -> ModelcarPlan:
         """What will be done, as a first Job sees it."""
-        order = BuildSpec(request=request.model_copy(update={"source": self.location}), plain_http=self.registry.plain_http)
-        return planned(carry_out_build(order, self, PLAN_TIMEOUT))
+        return planned(carry_out_build(self._order(request, None), self, PLAN_TIMEOUT))
 
     def build(self, plan: ModelcarPlan) -> tuple[ModelcarPlan, Built]:
         """Do the approved plan: the layers are in the registry. Refused if the source lists anything else by now."""
-        request = plan.request.model_copy(update={"source": self.location})
-        order = BuildSpec(request=request, listing=listing_of(plan), plain_http=self.registry.plain_http)
-        return built(carry_out_build(order, self, BUILD_TIMEOUT))
+        return built(carry_out_build(self._order(plan.request, listing_of(plan)), self, BUILD_TIMEOUT))
+
+    def _order(self, request: ModelcarRequest, listing: Listing | None) -> BuildSpec:
+        request, registry = request.model_copy(update={"source": self.location}), self.registry
+        return BuildSpec(request=request, listing=listing, plain_http=registry.plain_http, resume_uploads=registry.resume_uploads)
 
 
 @task(task_run_name="{order.command}-{order.request.model}", **retried(ClusterUnavailable, LoaderInterrupted))

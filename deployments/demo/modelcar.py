@@ -76,7 +76,7 @@ def _runs(kube: Kube, cluster: devcluster.Cluster, image: str) -> dict[str, dict
 def _save_registry(cluster: devcluster.Cluster) -> None:
     from blocks import OciRegistry  # noqa: PLC0415 - see PrefectSide.settings
 
-    OciRegistry(host=cluster.registry, plain_http=True).save("default", overwrite=True)
+    OciRegistry(host=cluster.registry, plain_http=True, resume_uploads=True).save("default", overwrite=True)
 
 
 def _address(cluster: devcluster.Cluster) -> str:

@@ -1,4 +1,4 @@
-"""What registries are known to differ in. What is not in the table is taken to do as the specification says.
+"""What registries are known to differ in. What is not in the table is taken to do as the specification says: one PATCH a layer.
 
 Each row is what its vendor documents or users report; none of these services was met in this project's own tests.
 """
@@ -15,24 +15,24 @@ MAX_LAYERS = 120
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """``max_layer``: bytes, None if none is known. ``resume``: whether the offset that it tells of a broken upload can be believed.
-    ``chunked``: whether a long body must come without its size told.
+    """``max_layer``: bytes, None if none is known. ``never_resume``: a broken upload is known not to go on there, or not where it
+    says. ``chunked``: whether a long body must come without its size told.
     """
 
     max_layer: int | None = None
-    resume: bool = True
+    never_resume: bool = False
     chunked: bool = False
 
 
 _KNOWN = (
     # https://docs.aws.amazon.com/AmazonECR/latest/userguide/service-quotas.html; its Range stays at the first chunk
-    (r".+\.dkr[.-]ecr(-fips)?\..+\.(amazonaws\.com(\.cn)?|on\.aws)", Limits(max_layer=52_000 * _MIB, resume=False)),
-    (r"public\.ecr\.aws", Limits(max_layer=10_000 * _MIB, resume=False)),
+    (r".+\.dkr[.-]ecr(-fips)?\..+\.(amazonaws\.com(\.cn)?|on\.aws)", Limits(max_layer=52_000 * _MIB, never_resume=True)),
+    (r"public\.ecr\.aws", Limits(max_layer=10_000 * _MIB, never_resume=True)),
     # A PATCH with a Content-Length above 4 MiB is answered with 416
-    (r"ghcr\.io", Limits(max_layer=10 * _GIB, resume=False, chunked=True)),
-    (r"(.+-docker\.pkg\.dev|gcr\.io|.+\.gcr\.io)", Limits(resume=False)),
+    (r"ghcr\.io", Limits(max_layer=10 * _GIB, never_resume=True, chunked=True)),
+    (r"(.+-docker\.pkg\.dev|gcr\.io|.+\.gcr\.io)", Limits(never_resume=True)),
     # https://learn.microsoft.com/en-us/azure/container-registry/container-registry-skus
-    (r".+\.azurecr\.(io|cn|us)", Limits(max_layer=200 * _GIB, resume=False)),
+    (r".+\.azurecr\.(io|cn|us)", Limits(max_layer=200 * _GIB, never_resume=True)),
 )
 
 

@@ -31,7 +31,7 @@ def build(spec: BuildSpec, root: Path) -> BuildResult:
         ModelyardError: the first failure that no retry cured. Finished layers are written down; the next build uses them.
     """
     request, source = _open(spec.request, root)
-    keychain = keychain_of(os.environ, request.image.host, plain_http=spec.plain_http)
+    keychain = keychain_of(os.environ, request.image.host, plain_http=spec.plain_http, resume_uploads=spec.resume_uploads)
     secret = RecordSecret(bytes.fromhex(text)) if (text := os.environ.get(VOUCHER_VARIABLE)) else None
     if secret:
         request = _believing(request, keychain, secret)

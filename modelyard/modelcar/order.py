@@ -35,6 +35,7 @@ class BuildSpec(Order):
     request: ModelcarRequest
     listing: Listing | None = None
     plain_http: bool = False  # of the registry
+    resume_uploads: bool = False  # there
 
     def job_name(self, claim: str, run_id: str) -> str:
         named = f"{self.request.model}-{self.request.version}"

@@ -1,4 +1,4 @@
-"""One layer into the registry: streamed once, gone on with after a break where the registry can, begun anew where it cannot.
+"""One layer into the registry: streamed once; after a break begun anew, or gone on with where the registry's user says that it can.
 
 The source is the spool that other builders need a disk for: pinned objects give the same bytes again from any offset.
 """
@@ -37,7 +37,7 @@ class LayerPush:
     _resume: bool = field(init=False)
 
     def __post_init__(self) -> None:
-        self._resume = limits_of(self.repository.http.access.host).resume
+        self._resume = self.repository.http.access.resume_uploads
 
     def run(self) -> ModelLayer:
         """The layer as the registry has it, each file compared with its source's checksum before the layer was committed.

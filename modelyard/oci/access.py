@@ -48,12 +48,16 @@ class Login(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """One registry, as its user reaches it. ``authority``: PEM text; None is the public ones."""
+    """One registry, as its user reaches it. ``authority``: PEM text; None is the public ones.
+
+    ``resume_uploads``: whether a broken upload goes on where the registry says that it stands, which not every registry says truly.
+    """
 
     host: str
     plain_http: bool = False
     authority: str | None = None
     credentials: Login | None = None
+    resume_uploads: bool = False
 
     @property
     def url(self) -> str:

@@ -21,15 +21,15 @@ def secret_of(keychain: Keychain) -> dict[str, str]:
     return config | ({AUTHORITY_VARIABLE: keychain.main.authority} if keychain.main.authority else {})
 
 
-def keychain_of(environment: Mapping[str, str], host: str, *, plain_http: bool) -> Keychain:
+def keychain_of(environment: Mapping[str, str], host: str, *, plain_http: bool, resume_uploads: bool = False) -> Keychain:
     """How the pod reaches the registry that references call ``host``, and others that it was given credentials of.
 
     Raises:
         RegistryDenied: the variable holds no docker config.
     """
     known = read_docker_config(config) if (config := environment.get(CONFIG_VARIABLE)) else {}
-    main = Access(api_host(host), plain_http, environment.get(AUTHORITY_VARIABLE), credentials_for(api_host(host), known))
-    return Keychain(main, known)
+    authority, login = environment.get(AUTHORITY_VARIABLE), credentials_for(api_host(host), known)
+    return Keychain(Access(api_host(host), plain_http, authority, login, resume_uploads), known)
 
 
 def _entry(found: Login) -> dict[str, str]:

@@ -191,8 +191,8 @@ def test_platforms(have: str, want: str, *, serves: bool) -> None:
 
 
 def test_known_registries() -> None:
-    assert not limits_of("123456789012.dkr.ecr.eu-west-1.amazonaws.com").resume
-    assert not limits_of("123456789012.dkr-ecr.eu-west-1.on.aws").resume
+    assert limits_of("123456789012.dkr.ecr.eu-west-1.amazonaws.com").never_resume
+    assert limits_of("123456789012.dkr-ecr.eu-west-1.on.aws").never_resume
     assert limits_of("ghcr.io").chunked
     assert limits_of("registry.example").max_layer is None
 

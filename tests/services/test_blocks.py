@@ -76,6 +76,16 @@ def test_a_registry_comes_back_as_saved(prefect_server: str) -> None:
     assert "config-secret" not in shown
 
 
+def test_a_registry_that_goes_on_with_uploads_is_one_that_was_said_to(prefect_server: str) -> None:
+    assert prefect_server
+    for host in ("r.example", "docker.io", "quay.io", "harbor.example", "acme.jfrog.io", "registry.gitlab.com"):
+        assert not OciRegistry(host=host).keychain().main.resume_uploads, host
+    OciRegistry(host="r.example", resume_uploads=True).save("going-on")
+    assert load_block(OciRegistry, "going-on").keychain().main.resume_uploads
+    with pytest.raises(ValueError, match=r"resume_uploads is set, and at ghcr.io a broken upload is known not to go on; unset it"):
+        OciRegistry(host="ghcr.io", resume_uploads=True)
+
+
 def test_a_registry_of_ecr_asks_for_its_passwords(prefect_server: str) -> None:
     """Nothing is asked of AWS here. What a docker config says of the host goes before."""
     host = "123456789012.dkr.ecr.eu-west-1.amazonaws.com"

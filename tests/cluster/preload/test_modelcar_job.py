@@ -25,7 +25,7 @@ MIB = 1024 * 1024
 @pytest.fixture
 def registry(stack: Stack) -> str:
     """The cluster's registry as the block of the stack's name; its host."""
-    OciRegistry(host=stack.cluster.registry, plain_http=True).save(stack.name)
+    OciRegistry(host=stack.cluster.registry, plain_http=True, resume_uploads=True).save(stack.name)
     return stack.cluster.registry
 
 

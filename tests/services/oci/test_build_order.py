@@ -4,6 +4,8 @@ import os
 import secrets
 from typing import Any
 
+import pytest
+
 from modelyard.images.references import Reference
 from modelyard.modelcar.order import BuildResult, BuildSpec, built, listing_of, planned
 from modelyard.modelcar.publish import Modelcar, publish
@@ -16,6 +18,7 @@ from modelyard.plans.modelcar import ModelcarPlan
 from tests.services.oci.building import AMD64, ARM64, Builder, new_repository
 from tests.services.oci.oracle import assert_modelcar
 from tests.services.oci.registries import Registry
+from tests.services.oci.registry_proxy import Fault, proxy_before
 from tests.services.oci.sources import location, order
 from tests.services.s3_fixtures import Bucket, Loader, Run
 
@@ -114,6 +117,23 @@ def test_a_signed_build_goes_on_with_what_a_job_before_it_finished(bucket: Bucke
         target.put_manifest(document.media_type, changed, record.selector)
     assert report(loader.run(told, **mine)).result.read_bytes == read, "changed by somebody"
     assert report(loader.run(told)).result.read_bytes == read, "without a key"
+
+
+@pytest.mark.parametrize("resume", [True, False], ids=["resumed", "replayed"])
+def test_a_cut_upload_of_a_job_goes_on_where_its_order_allows_it(
+    bucket: Bucket, registry_3: Registry, loader: Loader, *, resume: bool
+) -> None:
+    bucket.put(FILES)
+    builder, repository = Builder(bucket, registry_3), new_repository()
+    with proxy_before(registry_3) as proxy:
+        image = builder.request(repository=repository).image.model_copy(update={"host": proxy.host})
+        plan = planned(report(loader.run(spec_of(builder, image=image))))
+        proxy.faults = [Fault("^PATCH ", cut=12 * MIB)]
+        order = spec_of(builder, listing_of(plan), image=image).model_copy(update={"resume_uploads": resume})
+        run = loader.run(order)
+        assert proxy.faults[0].done == 1
+    assert len(report(run).entries) == 3
+    assert ("goes on at byte" in run.output) is resume
 
 
 def test_orders_that_are_refused(bucket: Bucket, registry_3: Registry, loader: Loader) -> None:

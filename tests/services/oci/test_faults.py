@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from modelyard.errors import (
     RegistryRefused,
     RegistryUnavailable,
     SourceChanged,
+    SourceUnavailable,
 )
 from modelyard.modelcar.build import Built
 from modelyard.modelcar.records import unfinished_tag
@@ -40,10 +42,11 @@ class Proxied(Builder):
     """Builds through a proxy before the registry."""
 
     proxy: RegistryProxy
+    resume: bool = False
 
     @property
     def keychain(self) -> Keychain:
-        return self.proxy.keychain
+        return Keychain(replace(self.proxy.keychain.main, resume_uploads=self.resume))
 
 
 @pytest.fixture
@@ -52,9 +55,9 @@ def proxy(registry: Registry) -> Iterator[RegistryProxy]:
         yield running
 
 
-def builder(bucket: Bucket, proxy: RegistryProxy, tuning: Tuning = QUICK) -> Proxied:
+def builder(bucket: Bucket, proxy: RegistryProxy, tuning: Tuning = QUICK, *, resume: bool = False) -> Proxied:
     made = Proxied(bucket, proxy.registry, tuning)
-    made.proxy = proxy
+    made.proxy, made.resume = proxy, resume
     return made
 
 
@@ -70,16 +73,20 @@ CUTS = [1, 511, 512, 513, 8 * MIB, 8 * MIB + 1, 23 * MIB + 4096, 24 * MIB + 511,
 
 
 @pytest.mark.parametrize("cut", [pytest.param(cut, marks=() if cut in {8 * MIB, 513} else faults) for cut in CUTS])
-def test_a_cut_upload_goes_on_or_begins_anew(cut: int, bucket: Bucket, proxy: RegistryProxy) -> None:
+@pytest.mark.parametrize("resume", [True, False], ids=["resumed", "replayed"])
+def test_a_cut_upload_goes_on_where_that_is_allowed_or_begins_anew(cut: int, bucket: Bucket, proxy: RegistryProxy, *, resume: bool) -> None:
     files, repository = weights(), new_repository()
     bucket.put(files)
     proxy.faults = [Fault(UPLOAD, cut=cut)]
-    made = builder(bucket, proxy)
+    made = builder(bucket, proxy, resume=resume)
     _, built = made.build(repository=repository)
     assert_modelcar(proxy.registry.host, repository, "v1", files)
     assert proxy.faults[0].done == 1
     went_on = any("goes on at byte" in note for note in made.notes)
-    if proxy.registry.kind == "docker-registry-2.8":  # it forgets the upload
+    if not resume:
+        assert not went_on
+        assert built.read_bytes >= 24 * MIB + min(cut, 20 * MIB), "what was sent was not read again"
+    elif proxy.registry.kind == "docker-registry-2.8":  # it forgets the upload
         assert not went_on
     elif cut >= 8 * MIB:
         assert went_on
@@ -92,7 +99,7 @@ def test_many_cuts_in_one_layer(bucket: Bucket, proxy: RegistryProxy) -> None:
     bucket.put(files)
     count = 10 if proxy.registry.kind == "distribution-3" else 3
     proxy.faults = [Fault(UPLOAD, times=count, cut=5 * MIB + 77)]
-    builder(bucket, proxy, Tuning(retry_seconds=0.05, attempts=4)).build(repository=repository)
+    builder(bucket, proxy, Tuning(retry_seconds=0.05, attempts=4), resume=True).build(repository=repository)
     assert_modelcar(proxy.registry.host, repository, "v1", files)
     assert proxy.faults[0].done == count
 
@@ -198,6 +205,41 @@ def test_a_source_that_breaks_does_not_break_the_upload(
     Builder(bucket, registry, url=fault_proxy.url).build(repository=repository)
     assert_modelcar(registry.host, repository, "v1", files)
     assert len(registry.requests("PATCH", repository)) == 2, "one for each layer"
+
+
+#: The engine hands over parts of 5 MiB: of the second and the third file some are here when the source stalls.
+STALLED = [
+    pytest.param(1000, 0, id="small"),
+    pytest.param(12 * MIB, 5 * MIB, id="small in parts"),
+    pytest.param(24 * MIB, 5 * MIB, id="large"),
+]
+IMPATIENT = Tuning(retry_seconds=0.05, attempts=2, stall_seconds=1)
+
+
+@pytest.mark.parametrize(("size", "from_byte"), STALLED)
+def test_a_source_that_stalls_in_mid_body(size: int, from_byte: int, bucket: Bucket, registry_3: Registry, fault_proxy: FaultProxy) -> None:
+    """The file is asked for again, and the upload outlives it."""
+    files, repository = {"model.safetensors": os.urandom(size)}, new_repository()
+    bucket.put(files)
+    stall = SourceFault(source_faults.Kind.STALL, times=1, from_byte=from_byte)
+    fault_proxy.faults = [stall]
+    Builder(bucket, registry_3, IMPATIENT, url=fault_proxy.url).build(repository=repository)
+    assert stall.done == 1
+    assert_modelcar(registry_3.host, repository, "v1", files)
+    assert len(registry_3.requests("PATCH", repository)) == 1
+
+
+@pytest.mark.parametrize(("size", "from_byte"), STALLED)
+def test_a_source_that_stalls_for_good_ends_the_build(
+    size: int, from_byte: int, bucket: Bucket, registry_3: Registry, fault_proxy: FaultProxy
+) -> None:
+    """Once a byte came, the wait has an end of its own still: the tuning's, not that of the engine's connections."""
+    repository = new_repository()
+    bucket.put({"model.safetensors": os.urandom(size)})
+    fault_proxy.faults = [SourceFault(source_faults.Kind.STALL, from_byte=from_byte)]
+    with pytest.raises(SourceUnavailable, match=r"model\.safetensors: no byte came for 1 s"):
+        Builder(bucket, registry_3, IMPATIENT, url=fault_proxy.url).build(repository=repository)
+    assert_untagged(registry_3, repository)
 
 
 @pytest.mark.parametrize("size", [1000, 24 * MIB])

@@ -102,7 +102,7 @@ def test_connections_cut_at_random_bytes(seed: int, bucket: Bucket, proxy: Regis
     bucket.put(files)
     proxy.faults = [Fault(UPLOAD, cut=chance.randrange(1, 20 * MIB)) for _ in range(3)]
     proxy.faults += [Fault("^(PUT|GET|HEAD|POST) ", cut_answer=chance.randrange(3)) for _ in range(2)]
-    builder(bucket, proxy).build(repository=repository)
+    builder(bucket, proxy, resume=bool(seed % 2)).build(repository=repository)
     assert_modelcar(proxy.registry.host, repository, "v1", files)
 
 
