@@ -47,8 +47,8 @@ class OciRegistry(Block):
         default=False,
         description=(
             "Whether a layer whose upload broke goes on where the registry says that it stands; without, it is sent again from its"
-            " beginning. Tested with CNCF distribution 3.1.2, and 2.8.2 (which forgets what broke: it is sent again), of one replica; several"
-            " must share their uploads. Other registries may tell a wrong place."
+            " beginning. Tested with CNCF distribution 3.1.2, and 2.8.2 (which forgets what broke: it is sent again), of one replica;"
+            " several must share their uploads. Other registries may tell a wrong place."
         ),
     )
     ca_certificate: str | None = Field(
