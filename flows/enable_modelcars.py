@@ -67,7 +67,8 @@ def enable_modelcars(  # noqa: PLR0913, PLR0917 - these are the fields of the fo
         uid: User that a modelcar and the server beside it run as (uidModelcar); 0 is root. Empty: leave it as it is.
         cpu: CPU of a modelcar's container (cpuModelcar), as 10m; it only sleeps. Empty: leave it as it is.
         memory: Memory of a modelcar's container (memoryModelcar), as 15Mi. Empty: leave it as it is.
-        namespace: Namespace of KServe's controller; empty: where its pods are found.
+        namespace: Namespace of KServe's controller; empty: where its pods are found, for an account that may not look everywhere in
+            kserve, opendatahub or redhat-ods-applications.
         probe_namespace: Namespace in which a pod's admission is tried, as a dry run; it should be one where models are served. Where the
             account may not create pods (deployments/kubernetes/enable-modelcars/probe) this is left out, and said.
         cluster: Name of the Modelyard Cluster block.

@@ -59,7 +59,7 @@ def serve_modelcar(  # noqa: PLR0913, PLR0917 - these are the fields of the form
     replicas: Annotated[int, Field(ge=1, le=100)] = 1,
     registry: ShortText = "default",
     cluster: ShortText = "default",
-    kserve_namespace: KubeName = "kserve",
+    kserve_namespace: KubeName | None = None,
     patience: ShortText = "30m",
     prepull: bool = False,  # noqa: FBT001, FBT002
     holder: ImageText = BUSYBOX,
@@ -87,7 +87,8 @@ def serve_modelcar(  # noqa: PLR0913, PLR0917 - these are the fields of the form
         registry: Name of the Modelyard OCI Registry block by which the image is looked up. If it has trusted keys, the image must be
             signed by one of them, and is served by its digest.
         cluster: Name of the Modelyard Cluster block.
-        kserve_namespace: Namespace of KServe's controller, whose configuration says whether modelcars are enabled.
+        kserve_namespace: Namespace of KServe's controller, whose configuration says whether modelcars are enabled; empty: where its
+            pods are found.
         patience: How long it may take until the service is Ready, as 30m; a first pull of a large image takes its time.
         prepull: Put the image on all nodes of the selector first, and hold it there for a day, so that new pods start in seconds.
         holder: Image that sleeps beside the mounted one while it is held.
@@ -140,7 +141,7 @@ def serve_modelcar(  # noqa: PLR0913, PLR0917 - these are the fields of the form
 
 
 @task(task_run_name="resolve-{request.name}", **retried(ClusterUnavailable))
-def resolve(request: ServeRequest, image: ImageFacts | None, kserve_namespace: str, kube: Kube) -> ServePlan:
+def resolve(request: ServeRequest, image: ImageFacts | None, kserve_namespace: str | None, kube: Kube) -> ServePlan:
     """Read what stands around the service, and plan."""
     return plan_serving(request, read_facts(kube, request, kserve_namespace, image, read_nodes(kube)))
 

@@ -20,6 +20,8 @@ from modelyard.kube.wait import TimedOut
 from modelyard.plans.kserve_config import CONFIG_MAP, SECTION, ConfigAction, ConfigFacts, ConfigPlan
 
 SELECTOR = "control-plane=kserve-controller-manager"
+#: Where the controller is by KServe's own manifests, those of Open Data Hub, and those of OpenShift AI.
+USUAL = ("kserve", "opendatahub", "redhat-ods-applications")
 NOTE = f"{GROUP}/modelcars-before"
 RESTART = f"{GROUP}/modelcars-restart"
 _PAUSE = 1.0
@@ -30,24 +32,51 @@ OnNote = Callable[[str], None]
 def find_namespace(kube: Kube, named: str | None = None) -> str:
     """The namespace of KServe's controller: the one that is named, or the only one where it runs.
 
+    An account that may not look everywhere, as ours need not, looks where the controller usually is.
+
     Raises:
-        Refused: it runs nowhere there, or in several; or this account may not look everywhere.
+        Refused: it runs nowhere there, or in several.
     """
+    if named:
+        return _only(_homes(kube, named), f"namespace {named}")
     try:
-        pods = patiently(lambda: kube.list("Pod", named, label_selector=SELECTOR))
+        return _only(_homes(kube), "the cluster")
     except ClusterRefused as error:
-        if named:
-            raise
-        step = "name the one of KServe's controller (namespace), for example kserve"
-        raise Refused([Problem("namespaces", f"cannot all be looked through: {error}", step)]) from error
-    found: list[str] = sorted({pod["metadata"]["namespace"] for pod in pods})
-    where = f"namespace {named}" if named else "the cluster"
+        return _only(_usual_homes(kube, error), " and ".join(USUAL))
+
+
+def _homes(kube: Kube, namespace: str | None = None) -> set[str]:
+    """Where pods of the controller are, of one namespace or of all."""
+    pods = patiently(lambda: kube.list("Pod", namespace, label_selector=SELECTOR))
+    return {pod["metadata"]["namespace"] for pod in pods}
+
+
+def _usual_homes(kube: Kube, refusal: ClusterRefused) -> set[str]:
+    """As ``_homes``, of the usual namespaces that this account may look into."""
+    found, facts = set[str](), []
+    for namespace in USUAL:
+        try:
+            homes = _homes(kube, namespace)
+        except ClusterRefused:
+            facts.append(f"{namespace} may not be looked into")
+        else:
+            found |= homes
+            facts.append(f"{namespace} has no pod with the label {SELECTOR}")
+    if not found:
+        what = f"is not found: not all namespaces may be looked through ({refusal}); {'; '.join(facts)}"
+        step = "give its namespace, and the account the rights there (deployments/kubernetes/enable-modelcars)"
+        raise Refused([Problem("controller of KServe", what, step)]) from refusal
+    return found
+
+
+def _only(found: set[str], where: str) -> str:
     if not found:
         step = "install KServe, scale its controller up, or name the namespace that it runs in"
         raise Refused([Problem(where, f"has no pod with the label {SELECTOR}", step)])
     if len(found) > 1:
-        raise Refused([Problem(where, f"has controllers of KServe in {', '.join(found)}", "name the one that is meant (namespace)")])
-    return found[0]
+        what = f"has controllers of KServe in {', '.join(sorted(found))}"
+        raise Refused([Problem(where, what, "name the one that is meant (namespace)")])
+    return min(found)
 
 
 def read_config(kube: Kube, namespace: str) -> ConfigFacts:

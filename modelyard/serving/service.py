@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from modelyard.errors import ClusterRefused, ClusterUnavailable, RegistryDenied, ServingFailed
+from modelyard.errors import ClusterRefused, ClusterUnavailable, Refused, RegistryDenied, ServingFailed
 from modelyard.kube.apply import Change, apply, is_owned, patiently
 from modelyard.kube.client import Kube, Manifests
 from modelyard.kube.diagnose import diagnose_job
@@ -20,7 +20,7 @@ from modelyard.plans.model_image import ImageFacts
 from modelyard.plans.nodes import NodeFacts
 from modelyard.plans.serving import PullSecret, ServeFacts, ServePlan, ServeRequest
 from modelyard.plans.serving_pods import serves
-from modelyard.serving.controller import is_ready, read_config
+from modelyard.serving.controller import find_namespace, is_ready, read_config
 from modelyard.serving.diagnose import diagnose_crash, diagnose_creation, diagnose_service
 
 _KIND = "InferenceService"
@@ -34,7 +34,7 @@ OnNote = Callable[[str], None]
 
 
 def read_facts(
-    kube: Kube, request: ServeRequest, kserve_namespace: str, image: ImageFacts | None, nodes: tuple[NodeFacts, ...] | None
+    kube: Kube, request: ServeRequest, kserve_namespace: str | None, image: ImageFacts | None, nodes: tuple[NodeFacts, ...] | None
 ) -> ServeFacts:
     """What stands around the service, as far as this account may see it."""
     config, notes = _config(kube, kserve_namespace)
@@ -54,10 +54,11 @@ def read_facts(
     )
 
 
-def _config(kube: Kube, namespace: str) -> tuple[ConfigFacts | None, tuple[str, ...]]:
+def _config(kube: Kube, namespace: str | None) -> tuple[ConfigFacts | None, tuple[str, ...]]:
+    """KServe's settings, where this account may find and read them: serving works without."""
     try:
-        return read_config(kube, namespace), ()
-    except ClusterRefused as error:
+        return read_config(kube, namespace or find_namespace(kube)), ()
+    except (ClusterRefused, Refused) as error:
         return None, (f"whether modelcars are enabled is not known: {error}",)
 
 

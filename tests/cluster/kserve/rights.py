@@ -17,10 +17,13 @@ _RIGHTS = {"ServiceAccount", "Role", "RoleBinding", "ClusterRole", "ClusterRoleB
 
 
 @contextmanager
-def limited_account(cluster: devcluster.Cluster, kube: Kube, namespace: str, *roots: str) -> Iterator[None]:
-    """Save a Cluster block, named as the namespace, with a token of an account that has the rights of these directories there."""
-    places = {ACCOUNTS: namespace, CACHE: namespace, TARGET: namespace, KSERVE: KSERVE}
-    made = [_own(renamed(each, places, namespace), namespace) for each in _manifests(*roots)]
+def limited_account(cluster: devcluster.Cluster, kube: Kube, namespace: str, *roots: str, controller: str = KSERVE) -> Iterator[None]:
+    """Save a Cluster block, named as the namespace, with a token of an account that has the rights of these directories there.
+
+    ``controller``: the namespace that an overlay names for KServe's controller.
+    """
+    places = {ACCOUNTS: namespace, CACHE: namespace, TARGET: namespace, KSERVE: controller}
+    made = [_own(renamed(each, places, namespace), controller, namespace) for each in _manifests(*roots)]
     apply_all(cluster, *made)
     token = kubectl(cluster, "create", "token", "modelyard", f"--namespace={namespace}").strip()
     Cluster(server=kube.host, token=SecretStr(token), ca_certificate=cluster.ca_bundle.read_text()).save(namespace, overwrite=True)
@@ -39,10 +42,10 @@ def _manifests(*roots: str) -> list[Manifest]:
     return [each for root in roots for each in read(root) if each["kind"] in _RIGHTS]
 
 
-def _own(manifest: Manifest, suffix: str) -> Manifest:
+def _own(manifest: Manifest, controller: str, suffix: str) -> Manifest:
     """Tests beside each other have accounts of their own in KServe's namespace."""
     metadata = manifest["metadata"]
-    if metadata.get("namespace") != KSERVE:
+    if metadata.get("namespace") != controller:
         return manifest
     changed: Manifest = {**manifest, "metadata": {**metadata, "name": f"{metadata['name']}-{suffix}"}}
     if manifest["kind"] == "RoleBinding":

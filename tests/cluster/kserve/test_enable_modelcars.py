@@ -11,7 +11,7 @@ from flows.enable_modelcars import enable_modelcars
 from modelyard.errors import Refused
 from modelyard.kube.client import Kube
 from modelyard.plans.kserve_config import CONFIG_MAP, SECTION
-from modelyard.serving.controller import NOTE, RESTART, SELECTOR, find_namespace
+from modelyard.serving.controller import NOTE, RESTART, SELECTOR
 from tests.cluster.faults.support import run_flow
 from tests.cluster.kserve.rights import limited_account, rights_in
 from tests.cluster.test_rights import Recorder
@@ -65,7 +65,7 @@ def write(kube: Kube, text: str) -> None:
 
 def test_enabled_after_a_kill_held_by_the_webhook_and_undone(kserve: Kube, block: str, monkeypatch: pytest.MonkeyPatch) -> None:
     before, pods = section(kserve), controllers(kserve)
-    there: dict[str, Any] = {"cluster": block, "namespace": NAMESPACE, "probe_namespace": block}
+    there: dict[str, Any] = {"cluster": block, "probe_namespace": block}
     wanted = {**there, "uid": 1234, "cpu": "11m"}
     recorder = Recorder(monkeypatch)
     planned = enable_modelcars(**wanted, dry_run=True)
@@ -96,14 +96,6 @@ def test_a_configuration_that_is_no_json_is_refused_and_left(kserve: Kube, block
     with pytest.raises(Refused, match="is not JSON"):
         enable_modelcars(cluster=block, namespace=NAMESPACE)
     assert config(kserve)["data"][SECTION] == broken
-
-
-def test_the_controller_is_found_by_who_may_look_everywhere(kserve: Kube, block: str, kserve_namespace: str) -> None:
-    assert find_namespace(kserve) == NAMESPACE
-    with pytest.raises(Refused, match=f"namespace {kserve_namespace}: has no pod with the label"):
-        find_namespace(kserve, kserve_namespace)
-    with pytest.raises(Refused, match=r"lacks the verb 'list' on 'pods' for the cluster.*name the one of KServe's controller"):
-        enable_modelcars(cluster=block)
 
 
 @pytest.mark.faults
