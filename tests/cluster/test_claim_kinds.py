@@ -79,8 +79,9 @@ def test_an_expansion_is_asked_for_once_awaited_and_told(kube: Kube, expandable:
     assert [expand_claim(kube, plan).action for _ in range(2)] == [Action.CONFIGURED, Action.UNCHANGED]
     assert expand_claim(kube, replace(plan, size=MIB)).action is Action.UNCHANGED, "never smaller"
     notes: list[str] = []
-    with pytest.raises(ClaimPending, match=r"was asked to have 2\.0 MiB and has not after 30 s: .*expand"):
-        wait_expanded(kube, plan, timeout=30, on_note=notes.append)
+    until(lambda: [event for event in kube.list("Event", expandable.namespace) if event["reason"] == "ExternalExpanding"])
+    with pytest.raises(ClaimPending, match=r"was asked to have 2\.0 MiB and has not after 4 s: .*expand"):
+        wait_expanded(kube, plan, timeout=4, on_note=notes.append)
     assert "is being expanded" in notes[-1]
     assert planned(kube, larger).action is ClaimAction.EXPAND, "a run that comes after a killed one waits as well"
     kube.patch_merge(
