@@ -26,6 +26,7 @@ from modelyard.orders import LoadResult, LoadSpec, VerifyLevel
 from modelyard.plans.catalogue import Source
 from modelyard.plans.claim import ClaimAction, ClaimPlan
 from modelyard.plans.nfs_volume import export_of
+from modelyard.plans.placement import decides_place
 from modelyard.plans.preload import PreloadFacts, PreloadPlan, PreloadRequest, describe, plan_preload
 from modelyard.plans.storage_classes import class_table
 from modelyard.quantities import format_bytes, format_duration
@@ -33,6 +34,7 @@ from modelyard.volumes.claims import ensure_claim, read_claim, wait_bound
 from modelyard.volumes.expansion import expand_claim, wait_expanded
 from modelyard.volumes.persistent_volumes import read_export_volumes
 from modelyard.volumes.storage_classes import read_storage_classes
+from modelyard.volumes.users import scheduling_for
 
 LOAD_TIMEOUT = timedelta(hours=24)
 BIND_TIMEOUT = timedelta(minutes=5)
@@ -104,8 +106,18 @@ def resolve(request: PreloadRequest, source: BucketSource | ImageSource, kube: K
     claim, export = read_claim(kube, cache.namespace, cache.claim), export_of(cache)
     exports = read_export_volumes(kube, export) if export else ()
     classes = read_storage_classes(kube)
+    workloads = scheduling_for(kube, cache.namespace, cache.claim) if decides_place(cache, claim) else ()
     return PreloadFacts(
-        seen.listing, seen.problems, claim, classes, seen.pin, exports, source=seen.source, digest=seen.digest, told=seen.told
+        seen.listing,
+        seen.problems,
+        claim,
+        classes,
+        seen.pin,
+        exports,
+        source=seen.source,
+        digest=seen.digest,
+        told=seen.told,
+        workloads=workloads,
     )
 
 
@@ -125,7 +137,7 @@ def provide_claim(plan: PreloadPlan, claim: ClaimPlan, kube: Kube) -> None:
 def load(spec: LoadSpec, plan: PreloadPlan, source: BucketSource | ImageSource, kube: Kube, entry: Catalogued) -> LoadResult:
     """Run the loader's Job beside the volume, or join the one that runs; returns when the version is there."""
     progress = LoadProgress(_key(plan, "progress"), plan.model, entry)
-    cache, secrets = plan.request.cache, source.secret_data()
+    cache, secrets = plan.placement.on(plan.request.cache), source.secret_data()
     report = carry_out(
         kube,
         spec,

@@ -3,37 +3,68 @@
 https://kubernetes.io/docs/concepts/storage/persistent-volumes/#access-modes: ReadWriteOnce is one node at a time, ReadWriteOncePod one pod.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from modelyard.caches import AccessMode, CacheSpec
 from modelyard.errors import Problem, Refused
 from modelyard.orders import Order
 from modelyard.plans.claim_facts import ClaimFacts
+from modelyard.plans.scheduling import Scheduling
 
 _SHOWN = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """The one node for the loader; None leaves it to the scheduler."""
+    """The one node for the loader; None leaves it to the scheduler, which keeps to ``selector`` and ``tolerations`` of the workload's."""
 
     node: str | None = None
     notes: tuple[str, ...] = ()
     problems: tuple[Problem, ...] = ()
+    selector: Mapping[str, str] = field(default_factory=dict)
+    tolerations: tuple[Mapping[str, Any], ...] = ()
+
+    def on(self, cache: CacheSpec) -> CacheSpec:
+        """The cache's settings for a pod that is placed so."""
+        if not self.selector:
+            return cache
+        tolerations = (*cache.tolerations, *(dict(each) for each in self.tolerations if each not in cache.tolerations))
+        return cache.model_copy(update={"node_selector": dict(self.selector), "tolerations": tolerations})
 
 
-def plan_placement(cache: CacheSpec, claim: ClaimFacts | None, *, binds_late: bool, own_job: str | None = None) -> Placement:
+def plan_placement(
+    cache: CacheSpec, claim: ClaimFacts | None, *, binds_late: bool, own_job: str | None = None, workloads: Sequence[Scheduling] = ()
+) -> Placement:
     """Where the loader runs; ``binds_late`` says that the claim is bound at its first pod, which is the loader's.
 
-    ``own_job`` is the loader's own Job: one that is there already is joined where it is, and says nothing of where to go.
+    ``own_job`` is the loader's own Job: one that is there already is joined where it is, and says nothing of where to go. The
+    ``workloads`` that name the claim say where its first pod goes, unless the cache does.
     """
     modes = set(claim.access_modes) if claim else {str(cache.access_mode)}
     if AccessMode.READ_WRITE_MANY in modes:
         return Placement(notes=_reach(claim))
-    late = _late_note(cache) if binds_late else ()
+    followed = _followed(cache, workloads) if binds_late else None
+    late = _late_note(cache, followed, workloads) if binds_late else ()
     if AccessMode.READ_WRITE_ONCE not in modes and AccessMode.READ_WRITE_ONCE_POD in modes:
-        return _one_pod(claim, late)
-    return _one_node(claim, late, own_job)
+        placement = _one_pod(claim, late)
+    else:
+        placement = _one_node(claim, late, own_job)
+    if followed is None or placement.node:
+        return placement
+    return replace(placement, selector=followed.node_selector, tolerations=followed.tolerations)
+
+
+def decides_place(cache: CacheSpec, claim: ClaimFacts | None) -> bool:
+    """Whether the loader may be the claim's first pod, and has no word on where to go: then its workloads are asked."""
+    return not cache.node_selector and cache.access_mode is not AccessMode.READ_WRITE_MANY and not (claim and claim.phase == "Bound")
+
+
+def _followed(cache: CacheSpec, workloads: Sequence[Scheduling]) -> Scheduling | None:
+    """The workload whose nodes are the loader's; None: the cache says where, or they say nothing, or different things."""
+    told = [each for each in workloads if each.node_selector]
+    return told[0] if told and not cache.node_selector and all(each.node_selector == told[0].node_selector for each in told) else None
 
 
 def node_for(cache: CacheSpec, claim: ClaimFacts | None, order: Order | None = None) -> str | None:
@@ -54,8 +85,16 @@ def _reach(claim: ClaimFacts | None) -> tuple[str, ...]:
     return (f"the volume can be reached from {claim.reachable_from} only",) if claim and claim.reachable_from else ()
 
 
-def _late_note(cache: CacheSpec) -> tuple[str, ...]:
-    where = "the loader's nodeSelector says where" if cache.node_selector else "set nodeSelector to where the workload will run"
+def _late_note(cache: CacheSpec, followed: Scheduling | None, workloads: Sequence[Scheduling]) -> tuple[str, ...]:
+    if cache.node_selector:
+        where = "the loader's nodeSelector says where"
+    elif followed:
+        labels = ", ".join(f"{key}={value}" for key, value in sorted(followed.node_selector.items()))
+        where = f"as {followed.who} will, on a node with {labels}"
+        where += "; its affinity or topology is not followed: set nodeSelector if that says more" if followed.more else ""
+    else:
+        differ = f" ({_names([each.who for each in workloads])} name it, and say different things or nothing)" if workloads else ""
+        where = f"set nodeSelector to where the workload will run{differ}"
     return (f"the loader's pod decides where the volume is made (WaitForFirstConsumer), and the workload must run there: {where}",)
 
 

@@ -16,6 +16,7 @@ from modelyard.plans.digests import SUMS_NAME, missing_sums
 from modelyard.plans.nfs_volume import ExportVolume
 from modelyard.plans.paths import path_problems
 from modelyard.plans.placement import Placement, plan_placement
+from modelyard.plans.scheduling import Scheduling
 from modelyard.plans.storage_classes import StorageClassFacts
 from modelyard.plans.weight_formats import weight_problems
 from modelyard.quantities import format_bytes
@@ -53,6 +54,7 @@ class PreloadFacts:
     source: Origin | None = None  # the request's, pinned by what was seen there
     digest: str | None = None  # of the files, where their SHA-256s are known already
     told: tuple[str, ...] = ()  # what is worth knowing of the source
+    workloads: tuple[Scheduling, ...] = ()  # those that name the claim, where the loader's pod decides where its volume is made
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +74,8 @@ class PreloadPlan:
     def digest(self) -> str:
         """Changes with anything that would be done otherwise."""
         told = self.spec.model_dump_json() if self.spec else repr(self.problems)
-        return hashlib.sha256(f"{told}\0{self.claim}\0{self.placement.node}".encode()).hexdigest()[:_DIGEST_CHARS]
+        place = self.placement.node or dict(self.placement.selector) or None
+        return hashlib.sha256(f"{told}\0{self.claim}\0{place}".encode()).hexdigest()[:_DIGEST_CHARS]
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -122,7 +125,8 @@ def plan_preload(request: PreloadRequest, facts: PreloadFacts) -> PreloadPlan:
     planned = plan_claim(request.cache, facts.claim, facts.classes, facts.exports)
     claim, refused = (None, planned) if isinstance(planned, tuple) else (planned, ())
     job = preload_job_name(request.cache.claim, request.model, version)
-    placement = plan_placement(request.cache, facts.claim, binds_late=_binds_late(claim, facts), own_job=job)
+    late = _binds_late(claim, facts)
+    placement = plan_placement(request.cache, facts.claim, binds_late=late, own_job=job, workloads=facts.workloads)
     capacity = None if names else _capacity(request, version, facts, claim)
     size = _too_large(request, facts.listing, claim) if claim and not (capacity and not capacity.needed) else ()
     problems = (*names, *facts.problems, *refused, *placement.problems, *size, *(capacity.problems if capacity else ()))

@@ -62,6 +62,18 @@ def used_paths(manifest: Mapping[str, Any], claims: Iterable[str], nesting: Nest
     return frozenset(found)
 
 
+def pods_with(manifest: Mapping[str, Any], claim: str) -> list[Mapping[str, Any]]:
+    """The pod specs in the object that mount ``claim``; of KServe's components also those that name it by ``pvc://``."""
+    nodes = [node for node, _ in _nodes(manifest.get("spec"), frozenset()) if isinstance(node, Mapping)]
+    return [node for node in nodes if any(name == claim for name, _ in _of_pod(node)) or _has_address(node, claim)]
+
+
+def _has_address(component: Mapping[str, Any], claim: str) -> bool:
+    """A predictor's model, or the same under the name of its framework, one level below the pod's own fields."""
+    addresses = (str(below.get("storageUri", "")) for below in component.values() if isinstance(below, Mapping))
+    return any(name == claim for address in addresses for name, _ in _ADDRESS.findall(address))
+
+
 def _annotated(node: Mapping[str, Any], inherited: frozenset[str]) -> frozenset[str]:
     """What holds for all below ``node``: KServe's components have their annotations beside the pod's fields. Nothing if ill-written."""
     holders = [place.get("annotations") for place in (node, node.get("metadata")) if isinstance(place, Mapping)]
@@ -143,7 +155,7 @@ def uses_in(objects: Iterable[Mapping[str, Any]], claims: Mapping[str, frozenset
     uses = []
     for manifest in objects:
         metadata = manifest["metadata"]
-        idle = _ended(manifest) or _is_loader(metadata)
+        idle = _ended(manifest) or is_loader(metadata)
         paths = frozenset() if idle else used_paths(manifest, claims.get(metadata["namespace"], ()), nesting)
         owners = [told[uid] for owner in metadata.get("ownerReferences") or () if (uid := owner.get("uid")) in told]
         told[metadata["uid"]] = paths
@@ -162,6 +174,7 @@ def _ended(manifest: Mapping[str, Any]) -> bool:
     return manifest["kind"] == "Job" and any(each.get("type") in finished and each.get("status") == "True" for each in conditions)
 
 
-def _is_loader(metadata: Mapping[str, Any]) -> bool:
+def is_loader(metadata: Mapping[str, Any]) -> bool:
+    """Whether it is one of our own Jobs beside a claim, or its pod."""
     labels = metadata.get("labels") or {}
     return labels.get("app.kubernetes.io/managed-by") == "modelyard" and labels.get("app.kubernetes.io/component") == "loader"

@@ -4,6 +4,7 @@ The kinds, and what counts as naming, are those by which models are kept from re
 """
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -15,6 +16,7 @@ from modelyard.kube.loader_report import finished
 from modelyard.kube.resources import GROUP, Manifest, ref_of
 from modelyard.orders import InspectSpec
 from modelyard.plans.references import used_paths, uses_in
+from modelyard.plans.scheduling import Scheduling, scheduling_of
 from modelyard.volumes.references import KINDS, list_users
 
 _ENDED = frozenset({"Succeeded", "Failed"})
@@ -40,6 +42,15 @@ def users_of(kube: Kube, namespace: str, claim: str) -> Users:
             what = f"cannot be looked at for users of claim {claim} ({error})"
             unseen.append(Problem(f"{kind}s of namespace {namespace}", what, "grant the account the verb list there"))
     return Users(users_among(found, namespace, claim), tuple(unseen))
+
+
+def scheduling_for(kube: Kube, namespace: str, claim: str) -> tuple[Scheduling, ...]:
+    """Where the workloads that name ``claim`` may run, of the kinds that this account may list."""
+    found: Manifests = []
+    for kind in KINDS:
+        with suppress(ClusterRefused):
+            found += list_users(kube, kind, namespace)
+    return scheduling_of(found, claim)
 
 
 def users_among(objects: Iterable[Manifest], namespace: str, claim: str) -> tuple[str, ...]:

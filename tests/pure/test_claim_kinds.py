@@ -13,6 +13,7 @@ from modelyard.plans.claim import ClaimAction, ClaimPlan, plan_claim
 from modelyard.plans.claim_facts import ClaimFacts, Mount
 from modelyard.plans.nfs_volume import Export, ExportVolume
 from modelyard.plans.placement import node_for, plan_placement
+from modelyard.plans.scheduling import Scheduling, scheduling_of
 from modelyard.plans.storage_classes import StorageClassFacts
 from modelyard.volumes.expansion import expanded
 
@@ -203,6 +204,76 @@ def test_the_first_pod_decides_the_zone() -> None:
     assert "the loader's nodeSelector says where" in " ".join(told.notes)
     zoned = plan_placement(cache(), replace(CLAIM, access_modes=(RWO,), reachable_from="zone In a"), binds_late=False)
     assert "the volume can be reached from zone In a only" in zoned.notes
+
+
+def workload(kind: str, spec: dict[str, Any], **metadata: Any) -> dict[str, Any]:
+    return {"kind": kind, "metadata": {"name": "web", "namespace": "ml", **metadata}, "spec": spec}
+
+
+def pod_spec(**more: Any) -> dict[str, Any]:
+    return {"volumes": [{"name": "m", "persistentVolumeClaim": {"claimName": "cache"}}], **more}
+
+
+ZONE_A: dict[str, Any] = {"nodeSelector": {"zone": "a"}}
+GPU = {"key": "gpu", "operator": "Exists"}
+DEPLOYMENT = workload("Deployment", {"replicas": 0, "template": {"spec": pod_spec(**ZONE_A, tolerations=[GPU])}})
+
+
+@pytest.mark.parametrize(
+    ("manifest", "selector"),
+    [
+        pytest.param(DEPLOYMENT, {"zone": "a"}, id="scaled to 0"),
+        pytest.param(workload("Pod", pod_spec(**ZONE_A)), {"zone": "a"}, id="a pod of nobody's"),
+        pytest.param(workload("Pod", pod_spec(**ZONE_A), ownerReferences=[{"uid": "1"}]), None, id="an owner's pod"),
+        pytest.param(
+            workload("InferenceService", {"predictor": {**ZONE_A, "model": {"storageUri": "pvc://cache/m/v1"}}}), {"zone": "a"}, id="KServe"
+        ),
+        pytest.param(
+            workload("InferenceService", {"predictor": {**ZONE_A, "model": {"storageUri": "pvc://other/m"}}}), None, id="another's"
+        ),
+        pytest.param(workload("CronJob", {"jobTemplate": {"spec": {"template": {"spec": pod_spec()}}}}), {}, id="anywhere"),
+        pytest.param(
+            workload(
+                "Job", pod_spec(**ZONE_A), labels={"app.kubernetes.io/managed-by": "modelyard", "app.kubernetes.io/component": "loader"}
+            ),
+            None,
+            id="our own",
+        ),
+    ],
+)
+def test_where_a_workload_may_run(manifest: dict[str, Any], selector: dict[str, str] | None) -> None:
+    found = scheduling_of([manifest], "cache")
+    assert [each.node_selector for each in found] == ([] if selector is None else [selector])
+
+
+def test_the_first_pod_goes_where_the_workload_will() -> None:
+    [told] = scheduling_of([DEPLOYMENT], "cache")
+    rwo = cache(access_mode=RWO, tolerations=({"key": "own", "operator": "Exists"},))
+    placed = plan_placement(rwo, None, binds_late=True, workloads=(told,))
+    assert "as Deployment/ml/web will, on a node with zone=a" in " ".join(placed.notes)
+    settings = placed.on(rwo)
+    assert (settings.node_selector, settings.tolerations) == ({"zone": "a"}, (*rwo.tolerations, GPU))
+    assert (
+        "its affinity or topology is not followed"
+        in plan_placement(rwo, None, binds_late=True, workloads=(replace(told, more=True),)).notes[-1]
+    )
+
+
+@pytest.mark.parametrize(
+    ("settings", "claim", "zones", "late"),
+    [
+        pytest.param({"node_selector": {"zone": "c"}}, None, ("a",), True, id="the cache says where"),
+        pytest.param({}, None, ("a", "b"), True, id="they differ"),
+        pytest.param({}, None, (), True, id="nobody"),
+        pytest.param({}, replace(CLAIM, access_modes=(RWO,), mounted_by=(WEB,)), ("a",), True, id="a pod runs"),
+        pytest.param({}, replace(CLAIM, access_modes=(RWX,)), ("a",), True, id="many nodes"),
+        pytest.param({}, replace(CLAIM, access_modes=(RWO,)), ("a",), False, id="bound already"),
+    ],
+)
+def test_no_workload_is_followed(settings: dict[str, Any], claim: ClaimFacts | None, zones: tuple[str, ...], late: bool) -> None:  # noqa: FBT001
+    rwo = cache(access_mode=RWO, **settings)
+    workloads = tuple(Scheduling(f"Deployment/ml/{zone}", {"zone": zone}) for zone in zones)
+    assert plan_placement(rwo, claim, binds_late=late, workloads=workloads).on(rwo) == rwo
 
 
 def test_the_node_of_a_pod_beside_a_claim() -> None:

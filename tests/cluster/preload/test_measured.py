@@ -105,3 +105,22 @@ def test_beside_a_workload(stack: Stack, image: str, mode: str) -> None:
     node = (stack.kube.get("Pod", "web", stack.name) or {})["spec"]["nodeName"]
     assert any(f"the loader runs on node {node}, where Pod/{stack.name}/web mounts it" in note for note in report.notes)
     assert report.result
+
+
+def test_the_first_pod_on_a_claim_goes_where_its_workload_will(stack: Stack, image: str, frozen: FrozenLoader) -> None:
+    """The workload is scaled to 0: its template says where. The class binds a claim at its first pod (WaitForFirstConsumer)."""
+    stack.put(config__json=b"{}")
+    stack.cache(storageClassName="devcluster-limited", storageSize="96Mi", accessMode="ReadWriteOnce")
+    labels = {"kubernetes.io/os": "linux"}
+    pod = {**workload(stack.name, image)["spec"], "nodeSelector": labels}
+    template = {"metadata": {"labels": {"app": "web"}}, "spec": pod}
+    spec = {"replicas": 0, "selector": {"matchLabels": {"app": "web"}}, "template": template}
+    stack.kube.create({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web", "namespace": stack.name}, "spec": spec})
+    running = in_background(stack)
+    frozen.freeze()
+    [job] = stack.jobs()
+    frozen.thaw()
+    output, _ = running.communicate(timeout=300)
+    assert running.returncode == 0, output
+    assert job["spec"]["template"]["spec"]["nodeSelector"] == labels
+    assert f"as Deployment/{stack.name}/web will, on a node with kubernetes.io/os=linux" in output
