@@ -154,6 +154,7 @@ class Collected:
     def __init__(self, file: SourceFile) -> None:
         self.check = FileCheck(file)
         self.body = bytearray()
+        self.last_byte = 0.0  # when one came, by the monotonic clock
         self.error: ModelyardError | None = None
         self.ended = threading.Event()
         self.transfer: Transfer | None = None
@@ -173,6 +174,7 @@ class Collected:
             raise ContentMismatch(f"{self.check.file.path}: bytes for offset {offset} arrived, {len(self.body)} was awaited")
         self.check.take(chunk, offset)
         self.body += chunk
+        self.last_byte = time.monotonic()
 
     def _done(self, error: ModelyardError | None) -> None:
         self.error = error
@@ -185,14 +187,14 @@ class Collected:
             self.ended.wait(_STOP_SECONDS)
 
     def finish(self, stall_seconds: float) -> FileRecord:
-        """The file's record when all of it is here.
+        """The file's record when all of it is here. A stall begins with the last byte, but not before somebody waits for the file.
 
         Raises:
-            ModelyardError: it did not arrive, or is not what the source says.
+            ModelyardError: it did not arrive, or is not what the source says; or no byte came for so long.
         """
         begun = time.monotonic()
         while not self.ended.wait(min(stall_seconds, 1.0)):
-            if time.monotonic() - begun > stall_seconds and not self.body:
+            if time.monotonic() - max(begun, self.last_byte) > stall_seconds:
                 self.close()
                 raise SourceUnavailable(f"{self.check.file.path}: no byte came for {stall_seconds:.0f} s")
         if self.error:

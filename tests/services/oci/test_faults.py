@@ -213,7 +213,8 @@ STALLED = [
     pytest.param(12 * MIB, 5 * MIB, id="small in parts"),
     pytest.param(24 * MIB, 5 * MIB, id="large"),
 ]
-IMPATIENT = Tuning(retry_seconds=0.05, attempts=2, stall_seconds=1)
+#: On a busy machine also a sound source may give no byte for a second: how often it is tried again is for each test to say.
+IMPATIENT = Tuning(retry_seconds=0.05, stall_seconds=1)
 
 
 @pytest.mark.parametrize(("size", "from_byte"), STALLED)
@@ -237,8 +238,9 @@ def test_a_source_that_stalls_for_good_ends_the_build(
     repository = new_repository()
     bucket.put({"model.safetensors": os.urandom(size)})
     fault_proxy.faults = [SourceFault(source_faults.Kind.STALL, from_byte=from_byte)]
+    tuning = IMPATIENT.model_copy(update={"attempts": 2})
     with pytest.raises(SourceUnavailable, match=r"model\.safetensors: no byte came for 1 s"):
-        Builder(bucket, registry_3, IMPATIENT, url=fault_proxy.url).build(repository=repository)
+        Builder(bucket, registry_3, tuning, url=fault_proxy.url).build(repository=repository)
     assert_untagged(registry_3, repository)
 
 
