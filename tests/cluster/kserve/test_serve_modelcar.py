@@ -107,6 +107,20 @@ def test_pods_of_before_do_not_count_nor_does_what_the_tag_named_before(serving:
         serving.serve("moved", image, resources={"cpu": "0.1", "memory": "65536Ki"})
 
 
+def test_a_mounted_image_with_other_files_than_the_registry_tells_of_fails_and_names_them(
+    serving: Serving, kserve_cluster: devcluster.Cluster
+) -> None:
+    """Nothing in a pod's status says which image is mounted: it is the look at the files that finds out."""
+    repository = f"models/{serving.name}-mounted"
+    image = push_model(kserve_cluster, serving.kube, repository, based=False)
+    [before] = serving.serve("mounted", image, mode="native").pods
+    other = {"config.json": b"{} ", "sub/model.safetensors": FILES["sub/model.safetensors"], "tokenizer.json": b"{}"}
+    assert push_model(kserve_cluster, serving.kube, repository, based=False, files=other) == image
+    told = rf"node {before.node}: the files are not those of the image: tokenizer\.json is not there; config\.json has 2 bytes, not 3$"
+    with pytest.raises(ServingFailed, match=told):
+        serving.serve("mounted", image, mode="native")
+
+
 def test_an_image_without_a_shell_is_served_natively_and_refused_as_a_modelcar(serving: Serving) -> None:
     with pytest.raises(Refused, match="has no sh, ln, ls, sleep, which a modelcar runs"):
         serving.serve("bare", serving.bare)
