@@ -7,18 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import devcluster
+from modelyard.errors import ClusterUnavailable
 from modelyard.kube.client import Kube
-from tests.cluster.support import Manifest
+from modelyard.kube.failures import NotFound
+from tests.cluster.support import SECONDS, Manifest, connect, wait_until
 
 CRD = Path(__file__).resolve().parents[2] / "deployments" / "kubernetes" / "crd"
-KUBECTL_SECONDS = 120
 
 
 def kubectl(cluster: devcluster.Cluster | None, kubeconfig: str, *arguments: str) -> str:
     """What kubectl prints."""
     program = str(cluster.kubectl) if cluster else "kubectl"
     environment = {**os.environ, "KUBECONFIG": kubeconfig}
-    done = subprocess.run([program, *arguments], env=environment, capture_output=True, text=True, check=False, timeout=KUBECTL_SECONDS)
+    done = subprocess.run([program, *arguments], env=environment, capture_output=True, text=True, check=False, timeout=SECONDS)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -26,7 +27,17 @@ def kubectl(cluster: devcluster.Cluster | None, kubeconfig: str, *arguments: str
 def install(cluster: devcluster.Cluster | None, kubeconfig: str) -> None:
     """The kind, as users install it. It stays: it is the whole cluster's."""
     kubectl(cluster, kubeconfig, "apply", "--server-side", "--force-conflicts", "-k", str(CRD))
-    kubectl(cluster, kubeconfig, "wait", "--for=condition=Established", "crd/cachedmodels.modelyard.dev", "--timeout=60s")
+    kube = connect(kubeconfig)
+    wait_until(lambda: _is_served(kube))
+
+
+def _is_served(kube: Kube) -> bool:
+    """Not by `kubectl wait`, which fails when it meets a definition that has no conditions yet, and knows nothing of what is served."""
+    try:
+        kube.list("CachedModel")
+    except (NotFound, ClusterUnavailable):
+        return False
+    return True
 
 
 def declaration(namespace: str, name: str = "mine", **spec: Any) -> Manifest:

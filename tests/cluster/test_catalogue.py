@@ -17,6 +17,7 @@ from modelyard.plans.catalogue_status import Content, Context, Finding, Phase, U
 from modelyard.volumes.catalogue import Entry, drop, find, now, project, read_catalogue, write_finding, write_status
 from tests.cluster.catalogue import cached, change, condition, declaration, install, kubectl, row
 from tests.cluster.preload.test_flow import wait_until
+from tests.cluster.shared_cluster import COMPONENTS, run_directory, steady
 from tests.cluster.support import connect
 
 pytestmark = pytest.mark.cluster
@@ -26,9 +27,10 @@ SOURCE = {"block": "default", "path": "m/v1"}
 
 
 @pytest.fixture(scope="module", autouse=True)
-def crd(cluster: devcluster.Cluster | None, kubeconfig: str) -> None:
-    """The kind."""
-    install(cluster, kubeconfig)
+def crd(cluster: devcluster.Cluster | None, kubeconfig: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The kind. No test that kills the API server comes between."""
+    with steady(run_directory(tmp_path_factory), COMPONENTS):
+        install(cluster, kubeconfig)
 
 
 def model(namespace: str, **more: Any) -> CachedModel:

@@ -30,6 +30,7 @@ from tests.cluster.catalogue import cached, change, condition, declaration, inst
 from tests.cluster.preload import conftest
 from tests.cluster.preload.conftest import CLAIM, FrozenLoader, Stack
 from tests.cluster.preload.test_flow import in_background, wait_until
+from tests.cluster.shared_cluster import COMPONENTS, run_directory, steady
 from tests.cluster.test_references import pod_spec, selected, workload
 
 pytestmark = pytest.mark.cluster
@@ -38,9 +39,10 @@ MANY = 500
 
 
 @pytest.fixture(scope="module", autouse=True)
-def crd(cluster: devcluster.Cluster | None, kubeconfig: str) -> None:
-    """The kind."""
-    install(cluster, kubeconfig)
+def crd(cluster: devcluster.Cluster | None, kubeconfig: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The kind. No test that kills the API server comes between."""
+    with steady(run_directory(tmp_path_factory), COMPONENTS):
+        install(cluster, kubeconfig)
 
 
 def run(stack: Stack, **more: Any) -> ReconcileReport:

@@ -20,10 +20,15 @@ from flows.share import share_cache, unshare_cache
 from flows.storage_class import clone_storage_class
 from flows.verify import verify_cache
 from modelyard.errors import ClusterRefused, Refused
+from modelyard.kube.apply import Action
 from modelyard.kube.client import Call, Kube
 from modelyard.kube.resources import resource
+from modelyard.volumes.expansion import expand_claim
+from tests.cluster.catalogue import install
 from tests.cluster.preload import conftest
 from tests.cluster.preload.conftest import Stack
+from tests.cluster.support import SECONDS, cache_spec
+from tests.cluster.test_claim_kinds import MIB, planned, provided, volume
 from tests.manifests import ACCOUNTS, CACHE, DIRECTORY, TARGET, Manifest, read, renamed
 
 pytestmark = pytest.mark.cluster
@@ -38,7 +43,7 @@ _CLUSTER_WIDE = {"ClusterRole", "ClusterRoleBinding"}
 
 def kubectl(cluster: devcluster.Cluster, *arguments: str, stdin: str | None = None) -> str:
     command = [str(cluster.kubectl), f"--kubeconfig={cluster.kubeconfig}", *arguments]
-    return subprocess.run(command, input=stdin, capture_output=True, text=True, check=True, timeout=60).stdout
+    return subprocess.run(command, input=stdin, capture_output=True, text=True, check=True, timeout=SECONDS).stdout
 
 
 @pytest.mark.parametrize("root", _ROOTS)
@@ -163,7 +168,7 @@ OTHERWISE = {
 
 def test_the_procedures_need_each_of_their_rights_and_no_other(stack: Stack, account: Account, monkeypatch: pytest.MonkeyPatch) -> None:
     """As a user comes to them: a preload, the catalogue, a check of what is there, and sharing it."""
-    kubectl(stack.cluster, "apply", "--server-side", "-k", str(DIRECTORY / "crd"))
+    install(stack.cluster, str(stack.cluster.kubeconfig))
     rights = account.grant(*_PLAIN)
     limited: Any = {"cluster": account.save(), "cache": stack.name}
     stack.put(config__json=b"{}", model__safetensors=b"weights")
@@ -199,6 +204,29 @@ def test_the_optional_procedures_need_each_of_their_rights_and_no_other(
     check_storage(**asked)
     assert sorted(recorder.used - rights - new) == [], "used, and not granted"
     assert sorted(new - recorder.used) == [], "granted, and not used"
+
+
+@pytest.mark.faults
+def test_an_expansion_needs_its_right(stack: Stack, account: Account) -> None:
+    """Of a class whose driver does not run: the claim is asked to be larger, and no volume grows here."""
+    account.grant(*_PLAIN)
+    limited, name = Kube(load_block(Cluster, account.save()).get_client()), f"expand-{stack.name}"
+    head = {"apiVersion": "storage.k8s.io/v1", "kind": "StorageClass", "metadata": {"name": name}}
+    stack.kube.create({**head, "provisioner": "acme.example/fs", "allowVolumeExpansion": True})
+    source = {"csi": {"driver": "acme.example", "volumeHandle": name}}
+    stack.kube.create(volume(name, source, storageClassName=name, claimRef={"namespace": stack.name, "name": "cache"}))
+    try:
+        cache = cache_spec(stack.name, storage_class_name=name, storage_size=MIB, allow_expansion=True)
+        provided(limited, cache)
+        plan = planned(limited, cache.model_copy(update={"storage_size": 2 * MIB}))
+        with pytest.raises(ClusterRefused, match="lacks the verb 'patch' on 'persistentvolumeclaims'"):
+            expand_claim(limited, plan)
+        account.grant("expand-claims")
+        assert expand_claim(limited, plan).action is Action.CONFIGURED
+    finally:
+        stack.kube.delete("PersistentVolumeClaim", "cache", stack.name)
+        stack.kube.delete("PersistentVolume", name)
+        stack.kube.delete("StorageClass", name)
 
 
 def test_the_account_reaches_nothing_else(stack: Stack, account: Account) -> None:

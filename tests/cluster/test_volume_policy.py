@@ -20,7 +20,7 @@ from modelyard.kube.failures import AlreadyExists
 from modelyard.plans.backends import backend_text
 from modelyard.volumes.copies import PRIOR_POLICY, volume_copy
 from modelyard.volumes.sharing_facts import refusal_of
-from tests.cluster.support import Manifest, cache_spec, connect
+from tests.cluster.support import SECONDS, Manifest, cache_spec, connect
 from tests.manifests import DIRECTORY
 
 pytestmark = pytest.mark.cluster
@@ -30,7 +30,7 @@ LIST = "modelyard-shareable-volumes"
 
 def kubectl(kubeconfig: str, cluster: devcluster.Cluster, *arguments: str, stdin: str | None = None) -> str:
     command = [str(cluster.kubectl), f"--kubeconfig={kubeconfig}", *arguments]
-    done = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False, timeout=SECONDS)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -91,7 +91,7 @@ class Limits:
         return eventually(lambda: self.account.create(volume))
 
 
-def eventually(act: Callable[[], Manifest], seconds: float = 60) -> Manifest:
+def eventually(act: Callable[[], Manifest], seconds: float = SECONDS) -> Manifest:
     """What ``act`` gives once it is no longer refused: the API server learns of policies and rights within moments."""
     deadline = time.monotonic() + seconds
     while True:
@@ -114,7 +114,7 @@ def limits(kube: Kube, kubeconfig: str, cluster: devcluster.Cluster, namespace: 
     run("apply", f"--filename={manifests}")
     account = connect(kubeconfig, impersonate=f"system:serviceaccount:{namespace}:modelyard")
     made = Limits(namespace, account, kube, run)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + SECONDS
     while "not in the list" not in _words(lambda: account.create(made.volume("probe"), dry_run=True)):  # until policy and rights are known
         assert time.monotonic() < deadline
         time.sleep(0.2)
