@@ -20,7 +20,7 @@ from devcluster.network import Block
 ROOT = Path("/sys/fs/cgroup")
 LEAF = "init"
 """Where the supervisor lives on v2, which allows processes in leaves only."""
-_CLEAR_SECONDS = 5.0
+_CLEAR_SECONDS = 30.0
 
 
 def _hierarchies() -> list[Path]:

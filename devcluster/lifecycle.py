@@ -33,9 +33,11 @@ from devcluster.processes import find_supervisor, stop_supervisor
 from devcluster.programs import provide_modules, provide_programs
 from devcluster.s3_keys import make_s3_keys
 
-START_TIMEOUT = 120.0
-HEAL_TIMEOUT = 30.0
-LEAVE_TIMEOUT = 20.0
+# Of a machine that is busy with other clusters, too; what crashes again and again is told within half a minute.
+START_TIMEOUT = 300.0
+HEAL_TIMEOUT = 120.0
+LEAVE_TIMEOUT = 120.0
+LAUNCH_TIMEOUT = 60.0
 
 
 @dataclass(frozen=True)
@@ -183,7 +185,7 @@ def _launch(here: Layout) -> int:
             cwd=REPOSITORY, stdin=subprocess.DEVNULL, stdout=output, stderr=output, check=False,
             env={"PATH": os.environ.get("PATH", os.defpath), "PYTHONPATH": str(REPOSITORY), "PYTHONDONTWRITEBYTECODE": "1"},
         )  # fmt: skip
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + LAUNCH_TIMEOUT
     while time.monotonic() < deadline:
         if pid := find_supervisor(here):
             return pid

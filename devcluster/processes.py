@@ -70,7 +70,7 @@ def read_status(layout: Layout) -> dict[str, dict[str, int]]:
     return status
 
 
-def stop_supervisor(layout: Layout, timeout: float = 30.0) -> None:
+def stop_supervisor(layout: Layout, timeout: float = 120.0) -> None:
     """Kill the cluster's pid 1; return when it and with it the whole namespace has ended."""
     while (pid := find_supervisor(layout)) is not None:
         try:

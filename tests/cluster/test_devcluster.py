@@ -28,6 +28,8 @@ pytestmark = pytest.mark.cluster
 NAME = "lifecycle"
 CLASSES = ("devcluster-shared", "devcluster-retain", "devcluster-limited")
 USER = 10001
+#: For a pod's start, or a cluster's, on a machine that is busy with other clusters.
+SECONDS = 300
 KSERVE_CONFIG = ("configmap", "inferenceservice-config", "--namespace=kserve")
 SYSCTLS = ("vm/overcommit_memory", "vm/panic_on_oom", "kernel/panic", "kernel/panic_on_oops", "net/ipv4/ip_forward")
 
@@ -87,9 +89,9 @@ def test_any_user_writes_to_each_class_and_the_limited_one_is_full_at_its_size(c
 
 def test_a_killed_component_comes_back(cluster: devcluster.Cluster) -> None:
     for component in ("kubelet", "containerd", "kube-apiserver"):
-        killed = cluster.pid_of(component)
+        killed, before = cluster.pid_of(component), restarts(cluster, component)
         os.kill(killed, signal.SIGKILL)
-        wait_until(partial(is_running_again, cluster, component), f"{component} is ready again")
+        wait_until(partial(is_running_again, cluster, component, before), f"{component} is ready again")
         assert cluster.pid_of(component) != killed
     assert devcluster.up(NAME) == cluster
 
@@ -105,7 +107,7 @@ def test_up_after_a_kill_of_everything_keeps_the_data(cluster: devcluster.Cluste
     layout = Layout(cluster.state_dir)
     os.kill(find_supervisor(layout) or 0, signal.SIGKILL)
     commands = [subprocess.Popen([sys.executable, "-m", "devcluster", "--name", NAME, "up"], cwd=REPOSITORY) for _ in range(2)]
-    assert [command.wait(timeout=100) for command in commands] == [0, 0]
+    assert [command.wait(timeout=SECONDS) for command in commands] == [0, 0]
     read = " && ".join(f"cat /volumes/{name}/file" for name in CLASSES)
     apply(cluster, pod("reader", read, CLASSES))
     assert wait_for_end(cluster, "reader") == "Succeeded", kubectl(cluster, "logs", "reader")
@@ -143,7 +145,7 @@ def test_down_leaves_nothing(cluster: devcluster.Cluster, before: dict[str, set[
     block = block_of(Layout(cluster.state_dir))
     devcluster.down(NAME)
     # The supervisor itself is left to the machine's init to reap.
-    wait_until(lambda: processes_of(namespace) == [], "its processes are gone", timeout=5)
+    wait_until(lambda: processes_of(namespace) == [], "its processes are gone")
     # Others may come and go meanwhile; these words are the cluster's.
     words = (block.interface, block.cgroup, block.gateway.removesuffix("0.1"), str(cluster.state_dir), "pods0", "host0", "kube", "cni")
     left = {kind: {entry for entry in now - before[kind] if kind in {"nft", "sysctl"} or any(word in entry for word in words)}
@@ -183,14 +185,18 @@ def processes_of(namespace: int) -> list[str]:
     return found
 
 
-def is_running_again(cluster: devcluster.Cluster, component: str) -> bool:
+def restarts(cluster: devcluster.Cluster, component: str) -> int:
+    return read_status(Layout(cluster.state_dir))[component]["restarts"]
+
+
+def is_running_again(cluster: devcluster.Cluster, component: str, before: int) -> bool:
     state = read_status(Layout(cluster.state_dir))[component]
-    return bool(state["ready"]) and state["restarts"] == 1
+    return bool(state["ready"]) and state["restarts"] > before
 
 
 def kubectl(cluster: devcluster.Cluster, *arguments: str, stdin: str | None = None) -> str:
     command = [str(cluster.kubectl), f"--kubeconfig={cluster.kubeconfig}", *arguments]
-    return subprocess.run(command, input=stdin, capture_output=True, text=True, check=True, timeout=60).stdout
+    return subprocess.run(command, input=stdin, capture_output=True, text=True, check=True, timeout=SECONDS).stdout
 
 
 def apply(cluster: devcluster.Cluster, *manifests: dict[str, Any]) -> None:
@@ -229,7 +235,7 @@ def wait_for_end(cluster: devcluster.Cluster, name: str) -> str:
     return phase(cluster, name)
 
 
-def wait_until(condition: Callable[[], bool], what: str, timeout: float = 60) -> None:
+def wait_until(condition: Callable[[], bool], what: str, timeout: float = SECONDS) -> None:
     deadline = time.monotonic() + timeout
     while not condition():
         assert time.monotonic() < deadline, f"not within {timeout} s: {what}"
