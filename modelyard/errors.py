@@ -71,7 +71,11 @@ class ClusterUnavailable(Temporary):
 
 
 class RegistryUnavailable(Temporary):
-    """The registry is throttling, unreachable, or broke the connection or the upload."""
+    """The registry is throttling, unreachable, or broke the connection or the upload. ``silent``: it says nothing at all."""
+
+    def __init__(self, message: str, *, delay: float = 10.0, silent: bool = False) -> None:
+        super().__init__(message, delay=delay)
+        self.silent = silent
 
 
 class ContentMismatch(Temporary):

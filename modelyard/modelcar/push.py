@@ -103,7 +103,7 @@ class LayerPush:
         self._failures = 1 if self._sent > self._furthest else self._failures + 1
         self._furthest = max(self._furthest, self._sent)
         tries = max(self._failures, self._mismatches)
-        if tries >= self.repository.patience.attempts:
+        if self.repository.patience.ends(tries, error):
             raise error
         self.on_note(f"{error}; try {tries + 1} of {self.repository.patience.attempts}")
         self.repository.patience.wait(tries, error)

@@ -94,7 +94,7 @@ def read_bases(
     try:
         return _read_bases(request, request.base, keychain, patience)
     except RegistryUnavailable as error:
-        raise RegistryUnavailable(f"base {request.base}: {error}; {_OTHER_BASE}", delay=error.delay) from error
+        raise RegistryUnavailable(f"base {request.base}: {error}; {_OTHER_BASE}", delay=error.delay, silent=error.silent) from error
     except (RegistryDenied, RegistryMissing, RegistryRefused) as error:
         raise type(error)(f"base {request.base}: {error}; {_OTHER_BASE}") from error
 

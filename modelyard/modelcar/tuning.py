@@ -23,9 +23,11 @@ class Tuning(Value):
     """Tries in a row that bring a file, a layer or a request no further before the build ends."""
     retry_seconds: float = Field(default=1.0, ge=0, le=20)
     """The first wait before another try; it doubles each time, up to 20 s, and is shortened by chance."""
+    answer_seconds: float = Field(default=45.0, gt=0)
+    """A registry that says nothing for so long is asked again, four times in a row at most; only what it commits may take longer."""
     stall_seconds: float = Field(default=300.0, ge=1)
     """A file that brings no byte for so long is asked for again from where it stopped."""
 
     @property
     def patience(self) -> Patience:
-        return Patience(self.attempts, self.retry_seconds)
+        return Patience(self.attempts, self.retry_seconds, answer=self.answer_seconds)

@@ -6,7 +6,7 @@ Codes: https://github.com/opencontainers/distribution-spec/blob/main/spec.md#err
 import json
 from http import HTTPStatus
 
-from urllib3.exceptions import HTTPError
+from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError, ReadTimeoutError
 
 from modelyard.errors import (
     ContentMismatch,
@@ -68,8 +68,20 @@ def network_error(error: HTTPError, subject: str) -> ModelyardError:
         )
     if "WRONG_VERSION_NUMBER" in text or "wrong version number" in text:
         return RegistryRefused(f"{subject}: the registry speaks plain HTTP; allow that in the registry's block if it is meant")
+    if _is_silence(error):
+        said = f"{subject}: the registry says nothing ({text[:_SHOWN]})"
+        return RegistryUnavailable(f"{said}; check that it, and any proxy before it, does its work", delay=0, silent=True)
     said = f"{subject}: the registry cannot be reached, or broke the connection ({text[:_SHOWN]})"
     return RegistryUnavailable(f"{said}; check its host and port, and that it runs", delay=0)
+
+
+def _is_silence(error: HTTPError) -> bool:
+    """Whether nobody answered in time, or took what was sent. That nobody listens is told at once, and is another thing."""
+    if isinstance(error, ReadTimeoutError):
+        return True
+    if isinstance(error, ConnectTimeoutError):
+        return not isinstance(error, NewConnectionError)
+    return any(isinstance(cause, TimeoutError) for cause in error.args)
 
 
 def _told(body: bytes) -> tuple[str, str]:

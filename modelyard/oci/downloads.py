@@ -100,6 +100,6 @@ def whole_blob(repository: Repository, blob: Descriptor) -> Generator[bytes]:
                 yield chunk
         except Temporary as error:
             failures += 1
-            if failures >= repository.patience.attempts:
+            if repository.patience.ends(failures, error):
                 raise
             repository.patience.wait(failures, error)

@@ -23,8 +23,8 @@ from modelyard.oci.tokens import Authorization
 
 #: Also the longest that one send of ``SEND_SIZE`` bytes may take: until the request is sent, urllib3 counts by this one.
 _CONNECT_SECONDS = 30.0
-#: A registry on an object store moves the whole blob while it answers the last request of an upload.
-_READ_SECONDS = 900.0
+#: A registry on an object store moves the whole blob while it answers the last requests of an upload.
+_WORK_SECONDS = 900.0
 _CONNECTIONS = 16
 _REDIRECTS = {301, 302, 303, 307, 308}
 _MOST_REDIRECTS = 5
@@ -36,11 +36,22 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """How often, and after which waits (seconds, doubled each time), something is tried again."""
+    """How often, and after which waits (seconds, doubled each time), something is tried again.
+
+    ``answer``: seconds without a byte after which a registry counts as silent, where it has nothing to do that takes long;
+    ``silences``: how often in a row at most it may be: so often would ``attempts`` be a long time to say nothing.
+    """
 
     attempts: int = 8
     first: float = 1.0
     longest: float = 20.0
+    answer: float = 45.0
+    silences: int = 4
+
+    def ends(self, failures: int, error: Temporary) -> bool:
+        """Whether there is no other try after so many failures in a row, of which ``error`` was the last."""
+        silent = isinstance(error, RegistryUnavailable) and error.silent
+        return failures >= (min(self.attempts, self.silences) if silent else self.attempts)
 
     def wait(self, failures: int, error: Temporary) -> None:
         """Wait before the next try after so many failures in a row: anywhere up to the doubled time, so that many do not come at once.
@@ -55,27 +66,42 @@ class Patience:
 
     def through(self, attempt: Callable[[], Got]) -> Got:
         """What ``attempt`` gives, tried again after Temporary errors."""
-        for failures in range(1, self.attempts):
+        failures = 0
+        while True:
             try:
                 return attempt()
             except Temporary as error:
+                failures += 1
+                if self.ends(failures, error):
+                    raise
                 self.wait(failures, error)
-        return attempt()
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    method: str
+    headers: dict[str, str]
+    timeout: urllib3.Timeout
+    body: bytes | Iterable[bytes] | None = None
+
+    @property
+    def is_repeatable(self) -> bool:
+        return self.body is None or isinstance(self.body, bytes)
 
 
 class Http:
     """One registry's connections. Threads may share it."""
 
-    def __init__(self, access: Access) -> None:
+    def __init__(self, access: Access, answer_seconds: float) -> None:
         self.access = access
         context = None if access.plain_http else ssl.create_default_context(cadata=access.authority)
-        timeout = urllib3.Timeout(connect=_CONNECT_SECONDS, read=_READ_SECONDS)
+        self._soon = urllib3.Timeout(connect=_CONNECT_SECONDS, read=answer_seconds)
+        self._late = urllib3.Timeout(connect=_CONNECT_SECONDS, read=max(_WORK_SECONDS, answer_seconds))
         self._pool = urllib3.PoolManager(
             num_pools=4,
             maxsize=_CONNECTIONS,
             block=True,
             ssl_context=context,
-            timeout=timeout,
             retries=False,
         )
         self._authorization = Authorization(access, self._ask_for_token)
@@ -88,16 +114,19 @@ class Http:
         *,
         headers: Mapping[str, str] | None = None,
         body: bytes | Iterable[bytes] | None = None,
+        works: bool = False,
     ) -> Answer:
         """The answer to a request for ``url`` (a path, or where the registry pointed to), whatever its status is.
 
         After a 401 it is sent again with what the registry asks for; if the body can be read only once, the error is RegistryUnavailable.
+        ``works``: the registry moves a layer before it answers, which may take minutes.
 
         Raises:
             RegistryRefused: the answer is longer than any but a blob's may be.
             ModelyardError: there is no answer, or no authorization.
         """
-        return _read(self._authorized(method, url, scopes, headers, body), f"{method} {_shown(self.resolve(url))}")
+        told = _Request(method, dict(headers or {}), self._late if works else self._soon, body)
+        return _read(self._authorized(told, url, scopes), f"{method} {_shown(self.resolve(url))}")
 
     def stream(
         self, wanted: AbstractSet[int], url: str, scopes: tuple[str, ...], subject: str, headers: Mapping[str, str] | None = None
@@ -107,30 +136,23 @@ class Http:
         Raises:
             ModelyardError: there is none, or what its status means instead.
         """
-        response = self._authorized("GET", url, scopes, headers, None)
+        response = self._authorized(_Request("GET", dict(headers or {}), self._soon), url, scopes)
         if response.status not in wanted:
             raise answer_error(_read(response, subject), subject)
         return response
 
-    def _authorized(
-        self,
-        method: str,
-        url: str,
-        scopes: tuple[str, ...],
-        headers: Mapping[str, str] | None,
-        body: bytes | Iterable[bytes] | None,
-    ) -> BaseHTTPResponse:
+    def _authorized(self, request: _Request, url: str, scopes: tuple[str, ...]) -> BaseHTTPResponse:
         target = self.resolve(url)
         used = self._authorization.header(scopes) if self._is_own(target) else None
-        response, answered_by = self._follow(method, target, dict(headers or {}), used, body)
+        response, answered_by = self._follow(request, target, used)
         if response.status != HTTPStatus.UNAUTHORIZED or not self._is_own(answered_by):
             return response  # what another host asks for is not the registry's to give
         if not self._authorization.refused(response.headers.get("WWW-Authenticate", ""), scopes, used):
             return response
-        if body is not None and not isinstance(body, bytes):
-            raise RegistryUnavailable(f"{method} {_shown(target)}: the registry asks for another token", delay=0)
+        if not request.is_repeatable:
+            raise RegistryUnavailable(f"{request.method} {_shown(target)}: the registry asks for another token", delay=0)
         drained(response)
-        response, _ = self._follow(method, target, dict(headers or {}), self._authorization.header(scopes), body)
+        response, _ = self._follow(request, target, self._authorization.header(scopes))
         return response
 
     def expect(self, wanted: AbstractSet[int], answer: Answer, subject: str) -> Answer:
@@ -165,32 +187,39 @@ class Http:
         """Whether credentials may go there."""
         return urlsplit(target).netloc == self.access.host
 
-    def _follow(
-        self, method: str, target: str, headers: dict[str, str], used: str | None, body: bytes | Iterable[bytes] | None
-    ) -> tuple[BaseHTTPResponse, str]:
+    def _follow(self, request: _Request, target: str, used: str | None) -> tuple[BaseHTTPResponse, str]:
         """The answer, and the URL that gave it."""
         for _ in range(_MOST_REDIRECTS):
-            told = headers | ({"Authorization": used} if used and self._is_own(target) else {})
-            response = self._send(method, target, told, body)
+            response = self._send(request, target, {"Authorization": used} if used and self._is_own(target) else {})
             location = response.headers.get("Location")
             if response.status not in _REDIRECTS or not location:
                 return response, target
-            if body is not None and not isinstance(body, bytes):
-                raise RegistryRefused(f"{method} {_shown(target)}: the registry redirects an upload; give the address that it redirects to")
+            if not request.is_repeatable:
+                subject = f"{request.method} {_shown(target)}"
+                raise RegistryRefused(f"{subject}: the registry redirects an upload; give the address that it redirects to")
             drained(response)
             target = self.resolve(urljoin(target, location))
-        raise RegistryRefused(f"{method} {_shown(target)}: more than {_MOST_REDIRECTS} redirects")
+        raise RegistryRefused(f"{request.method} {_shown(target)}: more than {_MOST_REDIRECTS} redirects")
 
-    def _send(self, method: str, url: str, headers: dict[str, str], body: bytes | Iterable[bytes] | None) -> BaseHTTPResponse:
-        told = _HEADERS | headers
+    def _send(self, request: _Request, url: str, more: Mapping[str, str]) -> BaseHTTPResponse:
+        told = {**_HEADERS, **request.headers, **more}
         try:
             # urllib3 frames an iterable by its Content-Length where the headers hold one, else in chunks.
-            return self._pool.request(method, url, headers=told, body=body, preload_content=False, redirect=False, retries=False)
+            return self._pool.request(
+                request.method,
+                url,
+                headers=told,
+                body=request.body,
+                timeout=request.timeout,
+                preload_content=False,
+                redirect=False,
+                retries=False,
+            )
         except HTTPError as error:
-            raise network_error(error, f"{method} {_shown(url)}") from error
+            raise network_error(error, f"{request.method} {_shown(url)}") from error
 
     def _ask_for_token(self, method: str, url: str, headers: dict[str, str], body: bytes | None) -> Answer:
-        return _read(self._send(method, url, headers, body), f"{method} {_shown(url)}")
+        return _read(self._send(_Request(method, headers, self._soon, body), url, {}), f"{method} {_shown(url)}")
 
 
 def _read(response: BaseHTTPResponse, subject: str) -> Answer:

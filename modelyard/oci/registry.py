@@ -28,7 +28,7 @@ class Repository:
     def __init__(self, access: Access, name: str, patience: Patience | None = None, http: Http | None = None) -> None:
         self.name = name
         self.patience = patience or Patience()
-        self.http = http or Http(access)
+        self.http = http or Http(access, self.patience.answer)
         self.scopes = (f"repository:{name}:pull,push",)
 
     @classmethod

@@ -29,6 +29,7 @@ class Fault:
     skip: int = 0  # of them, these are spared first
     status: int | None = None
     headers: dict[str, str] = field(default_factory=dict)
+    stall: float = 0.0  # seconds of silence, and then what else there is to do
     cut: int | None = None  # after so many bytes of the body; a body that ends before is another request's, which layers send in any order
     flip: int | None = None  # the bit of this byte
     answer: dict[str, str] = field(default_factory=dict)  # headers in the place of the registry's own, or beside them
@@ -50,6 +51,7 @@ class RegistryProxy:
     authorized: list[str] = field(default_factory=list)  # of them, those that came with an Authorization
     bodies: int = 0
     answers: int = 0
+    closing: threading.Event = field(default_factory=threading.Event)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
@@ -84,6 +86,9 @@ class _Handler(BaseHTTPRequestHandler):
             self.proxy.authorized.append(f"{self.command} {self.path}")
         length = int(self.headers.get("Content-Length", "0"))
         fault = self.proxy.fault_for(f"{self.command} {self.path}", length)
+        if fault and fault.stall and self.proxy.closing.wait(fault.stall):
+            self.close_connection = True
+            return
         if fault and fault.status:
             self._answer(fault.status, fault.headers, length)
             return
@@ -181,5 +186,6 @@ def proxy_before(registry: Registry) -> Iterator[RegistryProxy]:
         try:
             yield proxy
         finally:
+            proxy.closing.set()
             server.shutdown()
             thread.join()

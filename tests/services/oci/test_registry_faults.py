@@ -7,6 +7,7 @@ import random
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,7 @@ from modelyard.errors import ContentMismatch, Refused, RegistryRefused, Registry
 from modelyard.images.limits import MAX_LAYERS
 from modelyard.modelcar import layer_reader, resolve
 from modelyard.modelcar.tuning import Tuning
+from modelyard.oci.http import Patience
 from modelyard.plans import modelcar
 from tests.services.oci.building import Builder, new_repository
 from tests.services.oci.oracle import assert_modelcar, copied_blobs, document, get
@@ -130,6 +132,50 @@ def test_a_manifest_that_is_not_what_was_put(bucket: Bucket, proxy: RegistryProx
     with pytest.raises(ContentMismatch, match="the registry answers with sha256:"):
         builder(bucket, proxy, FEW_TRIES).build(repository=repository)
     assert_untagged(proxy.registry, repository)
+
+
+# Silence ----------------------------------------------------------------------------------------------------------------
+
+HURRIED = Tuning(retry_seconds=0.01, answer_seconds=0.5)
+FOR_GOOD = 60.0
+
+
+@pytest.mark.parametrize("line", ["^(GET|HEAD) ", "^POST ", "^PUT .*/manifests/"])
+def test_a_registry_that_says_nothing(line: str, bucket: Bucket, proxy: RegistryProxy, caplog: pytest.LogCaptureFixture) -> None:
+    """It is told at the first time-out that it is silent, and after the fourth that this is the end."""
+    repository = new_repository()
+    bucket.put({"a": b"1"})
+    silence = Fault(line, stall=FOR_GOOD, times=1000)
+    proxy.faults = [silence]
+    begun = time.monotonic()
+    with pytest.raises(RegistryUnavailable, match=r"the registry says nothing .*read timeout=0.5.*any proxy before it"):
+        builder(bucket, proxy, HURRIED).build(repository=repository)
+    assert time.monotonic() - begun < FOR_GOOD / 2
+    assert silence.done <= 2 * HURRIED.patience.silences, "asked about one thing after another"
+    told = [record.getMessage() for record in caplog.records if record.name.startswith("modelyard.")]
+    assert len([each for each in told if "the registry says nothing" in each and "tried again in" in each]) >= 3
+    assert_untagged(proxy.registry, repository)
+
+
+def test_a_registry_that_works_long_on_a_layer_is_not_taken_for_silent(bucket: Bucket, proxy: RegistryProxy) -> None:
+    """While it answers the end of an upload it may move the whole of it."""
+    files, repository = weights(17 * MIB), new_repository()
+    bucket.put(files)
+    works = [Fault("^PATCH ", stall=1.5), Fault("^PUT .*/uploads/.*digest=", stall=1.5)]
+    proxy.faults = works
+    builder(bucket, proxy, HURRIED).build(repository=repository)
+    assert [fault.done for fault in works] == [1, 1]
+    assert_modelcar(proxy.registry.host, repository, "v1", files)
+    assert len([line for line in proxy.passed if line.startswith("PATCH ")]) == 1
+
+
+def test_what_waits_for_an_answer_by_default() -> None:
+    """The first warning within a minute, the end within a few."""
+    patience = Tuning().patience
+    assert patience == Patience()
+    assert patience.answer < 60
+    waits = sum(min(patience.longest, patience.first * 2**failures) for failures in range(patience.silences - 1))
+    assert patience.silences * patience.answer + waits < 240
 
 
 # Inputs -----------------------------------------------------------------------------------------------------------------
