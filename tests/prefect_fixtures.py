@@ -24,7 +24,7 @@ from tests.services.ports import free_port
 os.environ["DO_NOT_TRACK"] = "1"
 os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] = "false"
 
-STARTUP_SECONDS = 180
+STARTUP_SECONDS = 300
 
 
 @pytest.fixture(scope="session")
