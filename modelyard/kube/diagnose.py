@@ -62,11 +62,18 @@ def _waiting(pod: Manifest) -> Diagnosis | None:
         waiting = (status.get("state") or {}).get("waiting") or {}
         reason, detail = waiting.get("reason", ""), waiting.get("message", "")
         if reason in _PULL:
-            return _not_pulled(status["image"], f"{reason}: {detail}")
+            return _not_pulled(_image_of(pod, status, detail), f"{reason}: {detail}")
         if reason in _CONFIG:
             step = "check what the container refers to (Secret, ConfigMap, user)"
             return Diagnosis(f"container {status['name']} cannot be made ({reason})", detail, step, permanent=True)
     return None
+
+
+def _image_of(pod: Manifest, status: dict[str, Any], detail: str) -> str:
+    """The image that the words are about: the kubelet tells of one that a container only mounts as if it were the container's own."""
+    own = str(status["image"])
+    mounted = [str((volume.get("image") or {}).get("reference", "")) for volume in (pod.get("spec") or {}).get("volumes") or ()]
+    return max((image for image in (own, *mounted) if image and image in detail), key=len, default=own)
 
 
 def _not_pulled(image: str, detail: str) -> Diagnosis:
