@@ -17,19 +17,31 @@ from modelyard.plans.modelcar import ModelcarRequest
 FILES = {"config.json": b"{}", "sub/model.safetensors": b"weights" * 1000}
 
 
-def push_model(cluster: devcluster.Cluster, kube: Kube, repository: str, *, based: bool, files: dict[str, bytes] | None = None) -> str:
-    """An image of the files for the cluster's node, under the tag v1; its reference."""
-    reference = Reference(host=cluster.registry, repository=repository, tag="v1")
+def push_model(
+    cluster: devcluster.Cluster,
+    kube: Kube,
+    repository: str,
+    *,
+    based: bool,
+    files: dict[str, bytes] | None = None,
+    elsewhere: Access | None = None,
+) -> str:
+    """An image of the files for the cluster's node, under the tag v1; its reference. ``elsewhere``: another registry than the cluster's."""
+    own = Access(cluster.registry, plain_http=True)
+    access = elsewhere or own
+    reference = Reference(host=access.host, repository=repository, tag="v1")
     base = Reference(host=cluster.registry, repository="library/busybox", tag="1.36") if based else None
     (node,) = kube.list("Node")
     platforms = (Platform(architecture=node["metadata"]["labels"]["kubernetes.io/arch"]),)
     request = ModelcarRequest(model="m", version="v1", source=S3Location(bucket="none"), image=reference, base=base, platforms=platforms)
-    keychain = Keychain(Access(cluster.registry, plain_http=True))
-    bases, _, problems = read_bases(request, keychain)
+    bases, _, problems = read_bases(request, Keychain(own))
     assert not problems
-    with Repository(keychain.main, repository) as target:
+    with Repository(access, repository) as target, Repository(own, "library/busybox") as busybox:
         for below in (layer for each in bases for layer in each.layers):
-            assert target.mount(below.digest, "library/busybox")
+            if elsewhere:
+                target.put_blob(b"".join(busybox.stream_blob(below)))
+            else:
+                assert target.mount(below.digest, "library/busybox")
         layers = [_push_layer(target, files)] if (files := FILES if files is None else files) else []
         image = build_image(bases, layers, {}, {})
         for config in image.configs:
