@@ -68,7 +68,7 @@ def files_below(directory: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("below", [{"bin/sh"}, set()], ids=["on a base", "without a base"])
-def test_each_platform_is_fetched_byte_by_byte(below: set[str], bucket: Bucket, registry: Registry, tmp_path: Path) -> None:
+def test_each_platform_is_fetched_byte_by_byte(below: set[str], bucket: Bucket, registry_3: Registry, tmp_path: Path) -> None:
     files = {
         "config.json": b"{}",
         "empty": b"",
@@ -80,12 +80,12 @@ def test_each_platform_is_fetched_byte_by_byte(below: set[str], bucket: Bucket, 
     bucket.put(files)
     base, repository = None, new_repository()
     if below:
-        push_base(registry.url, "fetched-base", "1", ("linux/amd64", "linux/arm64"))
-        base = Reference(host=registry.host, repository="fetched-base", tag="1")
-    Builder(bucket, registry).build(repository=repository, platforms=(AMD64, ARM64), base=base)
+        push_base(registry_3.url, "fetched-base", "1", ("linux/amd64", "linux/arm64"))
+        base = Reference(host=registry_3.host, repository="fetched-base", tag="1")
+    Builder(bucket, registry_3).build(repository=repository, platforms=(AMD64, ARM64), base=base)
     for platform in (AMD64, ARM64):
         target = tmp_path / platform.architecture
-        assert fetch(registry.host, repository, "v1", platform.architecture, target) == below
+        assert fetch(registry_3.host, repository, "v1", platform.architecture, target) == below
         fetched = files_below(target)
         assert sorted(fetched) == sorted(files)
         assert [path for path in files if fetched[path] != files[path]] == []
