@@ -16,12 +16,11 @@ from modelyard.volumes.references import read_references
 from modelyard.volumes.sharing import make_copy, remove_copy
 from modelyard.volumes.sharing_facts import read_shared, read_source, read_target
 from modelyard.volumes.users import wanted_namespaces
-from tests.cluster.support import Manifest, cache_spec, connect
+from tests.cluster.support import SECONDS, Manifest, cache_spec, connect
 from tests.manifests import rules
 
 pytestmark = pytest.mark.cluster
 GROUP = "rbac.authorization.k8s.io"
-SECONDS = 120
 
 
 @dataclass(frozen=True)

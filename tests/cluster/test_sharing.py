@@ -20,7 +20,7 @@ from modelyard.volumes.copies import PRIOR_POLICY
 from modelyard.volumes.storage_classes import read_storage_classes
 from tests.cluster.preload import conftest
 from tests.cluster.preload.conftest import CLAIM, Stack
-from tests.cluster.support import Manifest
+from tests.cluster.support import SECONDS, Manifest
 
 pytestmark = pytest.mark.cluster
 stack, image = conftest.stack, conftest.image
@@ -75,7 +75,7 @@ def empty(stack: Stack) -> None:
     planned = plan_claim(cache, None, read_storage_classes(stack.kube))
     assert isinstance(planned, ClaimPlan)
     ensure_claim(stack.kube, cache, planned)
-    wait_bound(stack.kube, stack.name, CLAIM, timeout=120)
+    wait_bound(stack.kube, stack.name, CLAIM, timeout=SECONDS)
 
 
 def safetensors() -> bytes:
@@ -105,7 +105,7 @@ def policy(stack: Stack) -> tuple[str, str | None]:
     return live["spec"]["persistentVolumeReclaimPolicy"], live["metadata"].get("annotations", {}).get(PRIOR_POLICY)
 
 
-def wait_until(true: Callable[[], object], seconds: float = 120) -> None:
+def wait_until(true: Callable[[], object], seconds: float = SECONDS) -> None:
     deadline = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < deadline, f"not within {seconds} s"

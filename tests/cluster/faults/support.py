@@ -22,7 +22,7 @@ from modelyard.volumes.storage_classes import read_storage_classes
 from tests.auditor import Expected, Findings, Snapshot, compare
 from tests.cluster.preload.conftest import Stack
 
-PATIENCE = 120.0
+PATIENCE = 300.0
 MIB = 1024 * 1024
 Manifest = dict[str, Any]
 #: The name of a test's namespace, which is in the name of all that the test makes for the whole cluster.

@@ -19,7 +19,7 @@ from deployments.demo.own_stack import loader_image
 from modelyard.kube.apply import apply, patiently
 from modelyard.kube.client import Kube
 from tests.cluster.shared_cluster import one_at_a_time, run_directory
-from tests.cluster.support import s3_client
+from tests.cluster.support import SECONDS, s3_client
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -118,7 +118,7 @@ class FrozenLoader:
         self._marks = (b"modelyard.loader", bucket.encode())
         self._pid: int | None = None
 
-    def freeze(self, seconds: float = 240) -> None:
+    def freeze(self, seconds: float = SECONDS) -> None:
         """Wait for the process, and stop it."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
@@ -129,7 +129,7 @@ class FrozenLoader:
             time.sleep(0.02)
         raise AssertionError(f"no loader started within {seconds} s")
 
-    def step_until(self, true: Callable[[], object], seconds: float = 120) -> None:
+    def step_until(self, true: Callable[[], object], seconds: float = SECONDS) -> None:
         """Let it run a twentieth of a second at a time until ``true`` holds; then it stands still."""
         self.freeze(seconds)
         deadline = time.monotonic() + seconds
