@@ -41,7 +41,7 @@ class BucketSource:
         """What is there now."""
         with closing(self.block.client()) as client:
             files = S3Files(self.location, client)
-            listing, problems = read_listing(files.list(), self.location.uri, cache)
+            listing, problems = read_listing(files.list(), self.location, cache)
         return Listed(listing, problems, self.location, files.pin)
 
     def secret_data(self) -> dict[str, str]:
@@ -60,7 +60,7 @@ class ImageSource:
         """What is there now; of an image that is not ours, its compressed layers are read for that."""
         told: list[str] = []
         with closing(OciSource(self.location, self.keychain, on_note=told.append)) as image:
-            listing, problems = read_listing(image.list(), self.location.uri, cache)
+            listing, problems = read_listing(image.list(), self.location, cache)
             digest = None if problems else image.digest
         return Listed(listing, problems, image.location, digest=digest, told=tuple(told))
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Literal, Self
@@ -136,11 +136,19 @@ Origin = Annotated[S3Location | OciLocation, Field(discriminator="kind")]
 BuildSource = Annotated[S3Location | OciLocation | ClaimLocation, Field(discriminator="kind")]
 
 
+class Restore(StrEnum):
+    """How far an archived object is on its way back, where somebody asked for it."""
+
+    UNDER_WAY = "under way"
+    DONE = "done"  # there is a copy to be read, mostly for some days
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class SourceFile:
     """One file as its source lists it, before any byte is read. ``version_id`` or ``etag`` pins the bytes.
 
-    ``sha256`` (hex) is what the bytes must have, where that is known before they are read.
+    ``sha256`` (hex) is what the bytes must have, where that is known before they are read. ``restore`` passes, and the file stays the
+    same: it is neither compared nor written into plans.
     """
 
     path: str
@@ -149,6 +157,7 @@ class SourceFile:
     version_id: str | None = None
     storage_class: str | None = None
     sha256: str | None = None
+    restore: Annotated[Restore | None, Field(exclude=True)] = field(default=None, compare=False)
 
 
 class Listing(Value):

@@ -39,7 +39,7 @@ def read_facts(request: ModelcarRequest, source: Source, keychain: Keychain, pat
         ModelyardError: the source or the registry does not answer, or denies it.
     """
     files = list(source.list())
-    problems = tuple(source_problems(files, request.source.uri))
+    problems = tuple(source_problems(files, request.source))
     groups = () if problems else group_files(files)
     if request_problems(request):  # what is asked for cannot be asked of a registry
         return ModelcarFacts(groups=groups, known=(None,) * len(groups), bases=(), problems=problems)

@@ -17,9 +17,9 @@ from modelyard.images.references import Reference, moving_tag_problem, repositor
 from modelyard.images.tar import layer_size
 from modelyard.models import BuildSource, ClaimLocation, FileRecord, SourceFile, Value, WeightPolicy, content_digest
 from modelyard.names import name_problem
+from modelyard.plans.archives import archive_problems
 from modelyard.plans.digests import RIGHT_OR_WRONG, differing, missing_sums, sums_differences
 from modelyard.plans.paths import MAX_PROBLEMS, path_problems, shown
-from modelyard.plans.preload import ARCHIVED
 from modelyard.plans.weight_formats import first_problems, weight_problems, weight_refusal
 from modelyard.quantities import format_bytes
 
@@ -253,14 +253,11 @@ def vouching_problems(source: BuildSource) -> list[Problem]:
     ]
 
 
-def source_problems(files: Sequence[SourceFile], subject: str) -> list[Problem]:
+def source_problems(files: Sequence[SourceFile], source: BuildSource) -> list[Problem]:
     """What is wrong with what the source lists, before it is made layers of."""
-    problems = path_problems(files)
-    if archived := [file.path for file in files if file.storage_class in ARCHIVED]:
-        subjects = shown(archived[0]) + (f" and {len(archived) - 1} more" if archived[1:] else "")
-        problems.append(Problem(subjects, "cannot be read: archived", "restore first: `aws s3api restore-object --restore-request Days=7`"))
+    problems = [*path_problems(files), *archive_problems(files, source)]
     if not files:
-        problems.append(Problem(subject, "lists no file", "check the path; a model's files lie directly below it"))
+        problems.append(Problem(source.uri, "lists no file", "check the path; a model's files lie directly below it"))
     return problems
 
 

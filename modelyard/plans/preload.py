@@ -1,7 +1,7 @@
 """What a preload will do, decided without side effects, so that a dry run, a test and the real run agree."""
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from modelyard.caches import CacheSpec
@@ -9,6 +9,7 @@ from modelyard.errors import Problem, Refused
 from modelyard.models import Listing, ModelRef, Origin, Pin, SourceFile, summarise
 from modelyard.names import name_problem, preload_job_name
 from modelyard.orders import LoadSpec, VerifyLevel
+from modelyard.plans.archives import archive_problems
 from modelyard.plans.capacity import Capacity, VolumeSeen, capacity_table, plan_capacity
 from modelyard.plans.claim import ClaimAction, ClaimPlan, plan_claim
 from modelyard.plans.claim_facts import ClaimFacts
@@ -21,10 +22,6 @@ from modelyard.plans.storage_classes import StorageClassFacts
 from modelyard.plans.weight_formats import weight_problems
 from modelyard.quantities import format_bytes
 
-#: Storage classes whose objects answer no GET before they are restored.
-#: https://docs.aws.amazon.com/AmazonS3/latest/userguide/archived-objects.html (GLACIER_IR is not among them)
-ARCHIVED = frozenset({"GLACIER", "DEEP_ARCHIVE"})
-_SHOWN = 3
 _DIGEST_CHARS = 12
 
 
@@ -95,26 +92,18 @@ class PreloadPlan:
         return self.spec, self.claim
 
 
-def read_listing(files: Iterable[SourceFile], subject: str, cache: CacheSpec) -> tuple[Listing, tuple[Problem, ...]]:
+def read_listing(files: Iterable[SourceFile], source: Origin, cache: CacheSpec) -> tuple[Listing, tuple[Problem, ...]]:
     """Sum a listing up, and say what is wrong with it, as far as names tell what the cache's gates would refuse."""
     try:
         listed = list(files)
     except Refused as refused:  # an image tells what is wrong with its layers while it is listed
         return summarise(()), refused.problems
-    problems = [*path_problems(listed), *_archived(listed), *weight_problems(listed, cache.weight_formats)]
+    problems = [*path_problems(listed), *archive_problems(listed, source), *weight_problems(listed, cache.weight_formats)]
     if listed and cache.require_digests and not any(file.path == SUMS_NAME for file in listed):
-        problems.append(missing_sums(subject))
+        problems.append(missing_sums(source.uri))
     if not listed:
-        problems.append(Problem(subject, "lists no file", "check the path; a model's files lie directly below it"))
+        problems.append(Problem(source.uri, "lists no file", "check the path; a model's files lie directly below it"))
     return summarise(listed), tuple(problems)
-
-
-def _archived(files: Sequence[SourceFile]) -> list[Problem]:
-    archived = [file.path for file in files if file.storage_class in ARCHIVED]
-    if not archived:
-        return []
-    shown = ", ".join(archived[:_SHOWN]) + (f" and {len(archived) - _SHOWN} more" if len(archived) > _SHOWN else "")
-    return [Problem(shown, "is archived and cannot be read", "restore it first: `aws s3api restore-object --restore-request Days=7`")]
 
 
 def plan_preload(request: PreloadRequest, facts: PreloadFacts) -> PreloadPlan:

@@ -7,16 +7,18 @@ Credentials come from where boto3 looks for them: the environment of the loader'
 import os
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from datetime import UTC, datetime
+from http import HTTPStatus
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from modelyard.errors import SourceDenied, SourceMissing
-from modelyard.models import Checksum, Pin, S3Location, SourceFile
+from modelyard.models import Checksum, Pin, Restore, S3Location, SourceFile
 from modelyard.plans.digests import MARKER_NAME
 from modelyard.sources.base import Done, Sink, Transfer
 from modelyard.sources.s3_access import S3Access
@@ -24,10 +26,14 @@ from modelyard.sources.s3_answers import error_code, full_object_checksum, objec
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
-    from mypy_boto3_s3.type_defs import ObjectTypeDef, ObjectVersionTypeDef
+    from mypy_boto3_s3.type_defs import ObjectTypeDef, ObjectVersionTypeDef, RestoreStatusTypeDef
 
     from modelyard.sources.s3_fetch import S3Fetcher
 
+_Page = TypeVar("_Page")
+
+#: 400, 501: how servers refuse headers that they do not know.
+_NOT_UNDERSTOOD = {HTTPStatus.BAD_REQUEST, HTTPStatus.NOT_IMPLEMENTED}
 _NO_VERSIONS = {"AccessDenied", "NotImplemented", "MethodNotAllowed", "403", "501", "405"}
 
 
@@ -103,7 +109,7 @@ class S3Source:
         try:
             head = self._client.head_object(**self._pinned(file), ChecksumMode="ENABLED")
         except (ClientError, BotoCoreError) as error:
-            raise object_error(error, f"{self.location.uri}{file.path}", versioned=file.version_id is not None) from error
+            raise object_error(error, self.location, file) from error
         return full_object_checksum({name.lower(): value for name, value in head["ResponseMetadata"]["HTTPHeaders"].items()})
 
     def read(self, file: SourceFile, start: int, count: int) -> bytes:
@@ -111,7 +117,7 @@ class S3Source:
         try:
             return self._client.get_object(**self._pinned(file), Range=f"bytes={start}-{start + count - 1}")["Body"].read()
         except (ClientError, BotoCoreError) as error:
-            raise object_error(error, f"{self.location.uri}{file.path}", versioned=file.version_id is not None) from error
+            raise object_error(error, self.location, file) from error
 
     def _pinned(self, file: SourceFile) -> dict[str, Any]:
         """The object's address, and what ties it to the bytes that were listed."""
@@ -135,9 +141,22 @@ def _may_not_list_versions(location: S3Location) -> SourceDenied:
     )
 
 
+def _pages(paginate: Callable[..., Iterable[_Page]], location: S3Location) -> Iterator[_Page]:
+    """A listing's pages, with the status of restores; without it where a server does not take the question."""
+    asked, begun = {"Bucket": location.bucket, "Prefix": location.directory}, False
+    try:
+        for page in paginate(**asked, OptionalObjectAttributes=["RestoreStatus"]):
+            begun = True
+            yield page
+    except ClientError as error:
+        if begun or error.response["ResponseMetadata"]["HTTPStatusCode"] not in _NOT_UNDERSTOOD:
+            raise
+        yield from paginate(**asked)
+
+
 def _versions(client: "S3Client", location: S3Location) -> Iterator[SourceFile]:
     last = None  # versitygw begins each page with the last entry of the one before
-    for page in client.get_paginator("list_object_versions").paginate(Bucket=location.bucket, Prefix=location.directory):
+    for page in _pages(client.get_paginator("list_object_versions").paginate, location):
         for entry in page.get("Versions", ()):
             if entry["IsLatest"]:
                 version = entry.get("VersionId")
@@ -148,7 +167,7 @@ def _versions(client: "S3Client", location: S3Location) -> Iterator[SourceFile]:
 
 
 def _objects(client: "S3Client", location: S3Location) -> Iterator[SourceFile]:
-    for page in client.get_paginator("list_objects_v2").paginate(Bucket=location.bucket, Prefix=location.directory):
+    for page in _pages(client.get_paginator("list_objects_v2").paginate, location):
         for entry in page.get("Contents", ()):
             if file := _file(location, entry, None):
                 yield file
@@ -158,4 +177,15 @@ def _file(location: S3Location, entry: "ObjectVersionTypeDef | ObjectTypeDef", v
     path = entry["Key"].removeprefix(location.directory)
     if path == MARKER_NAME or ((path.endswith("/") or not path) and not entry["Size"]):
         return None
-    return SourceFile(path, entry["Size"], entry.get("ETag"), version, entry.get("StorageClass"))
+    restore = _restore(entry.get("RestoreStatus", {}))
+    return SourceFile(path, entry["Size"], entry.get("ETag"), version, entry.get("StorageClass"), restore=restore)
+
+
+def _restore(status: "RestoreStatusTypeDef") -> Restore | None:
+    """A copy may be listed for a while after its days are over; one that stays for good (Ceph) has no day on which it ends."""
+    if "IsRestoreInProgress" not in status:
+        return None
+    if status["IsRestoreInProgress"]:
+        return Restore.UNDER_WAY
+    expiry = status.get("RestoreExpiryDate")
+    return Restore.DONE if expiry is None or expiry > datetime.now(UTC) else None

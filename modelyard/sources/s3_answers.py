@@ -18,7 +18,8 @@ from botocore.exceptions import (
 )
 
 from modelyard.errors import ModelyardError, SourceChanged, SourceDenied, SourceMissing, SourceUnavailable
-from modelyard.models import Checksum
+from modelyard.models import Checksum, S3Location, SourceFile
+from modelyard.plans.archives import unreadable
 
 #: Algorithms of x-amz-checksum headers, in the order in which a response is asked for them.
 ALGORITHMS = ("CRC64NVME", "CRC32C", "CRC32", "SHA256", "SHA1")
@@ -69,12 +70,13 @@ def error_code(error: ClientError) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """What a server said instead of giving what was asked for; ``region`` is the bucket's, where the server names it."""
+    """What a server said instead of giving what was asked for; ``region`` and ``storage_class`` where it names them."""
 
     code: str
     status: int
     message: str = ""
     region: str = ""
+    storage_class: str = ""
 
 
 def no_credentials(subject: str) -> SourceDenied:
@@ -99,13 +101,17 @@ def _refusal(error: ClientError) -> Refusal:
     told: Any = error.response.get("Error", {})
     response: Any = error.response.get("ResponseMetadata", {})
     region = told.get("Region") or response.get("HTTPHeaders", {}).get(REGION_HEADER, "")
-    return Refusal(error_code(error), int(response.get("HTTPStatusCode", 0)), told.get("Message", ""), region)
+    return Refusal(error_code(error), int(response.get("HTTPStatusCode", 0)), told.get("Message", ""), region, told.get("StorageClass", ""))
 
 
 def http_error(refusal: Refusal, subject: str, *, versioned: bool = False) -> ModelyardError:
     """What a server's refusal means: by its error code first, then by the HTTP status. ``versioned``: one version was asked for."""
-    said = f"{subject}: {refusal.code or refusal.status} {refusal.message}".strip().rstrip(".")
+    said = _said(refusal, subject)
     return _passing(refusal, said) or _lasting(refusal, said, versioned=versioned)
+
+
+def _said(refusal: Refusal, subject: str) -> str:
+    return f"{subject}: {refusal.code or refusal.status} {refusal.message}".strip().rstrip(".")
 
 
 def _passing(refusal: Refusal, said: str) -> SourceUnavailable | None:
@@ -121,8 +127,6 @@ def _lasting(refusal: Refusal, said: str, *, versioned: bool) -> ModelyardError:
     code, status = refusal.code, refusal.status
     if code in _ELSEWHERE or status == HTTPStatus.MOVED_PERMANENTLY:
         return SourceMissing(f"{said}; the bucket is in {_region(refusal)}: give it in the source's block")
-    if code == "InvalidObjectState":
-        return SourceMissing(f"{said}; the object is archived: restore it first (`aws s3api restore-object`)")
     if code == "RequestTimeTooSkewed":
         return SourceDenied(f"{said}; the clock of the machine that asks is wrong: set it, for example by NTP")
     if code in _DENIED or status in {401, 403}:
@@ -144,11 +148,19 @@ def _region(refusal: Refusal) -> str:
     return f"the region {named}" if named else "another region"
 
 
-def object_error(error: Exception, subject: str, *, versioned: bool = False) -> ModelyardError:
+def object_error(error: Exception, location: S3Location, file: SourceFile) -> ModelyardError:
     """Like ``source_error``, for an object that the listing showed: what is missing now has changed since."""
-    if isinstance(error, ClientError) and error_code(error) in _CHANGED:
-        return changed(subject)
-    return source_error(error, subject, versioned=versioned)
+    if not isinstance(error, ClientError):
+        return source_error(error, f"{location.uri}{file.path}")
+    return changed(f"{location.uri}{file.path}") if error_code(error) in _CHANGED else refused_object(_refusal(error), location, file)
+
+
+def refused_object(refusal: Refusal, location: S3Location, file: SourceFile) -> ModelyardError:
+    """Like ``http_error``, for an object. What is archived is met here alone if it is in a tier of Intelligent-Tiering."""
+    subject = f"{location.uri}{file.path}"
+    if refusal.code == "InvalidObjectState":
+        return SourceMissing(f"{_said(refusal, subject)}; {unreadable(location, file, refusal.storage_class)}")
+    return http_error(refusal, subject, versioned=file.version_id is not None)
 
 
 def changed(subject: str) -> SourceChanged:

@@ -30,7 +30,7 @@ from modelyard.errors import ContentMismatch, ModelyardError, SourceUnavailable
 from modelyard.models import S3Location, SourceFile
 from modelyard.sources.base import Done, Sink
 from modelyard.sources.s3_access import S3Access
-from modelyard.sources.s3_answers import REGION_HEADER, Refusal, changed, full_object_checksum, http_error, no_credentials
+from modelyard.sources.s3_answers import REGION_HEADER, Refusal, changed, full_object_checksum, no_credentials, refused_object
 
 #: Measured with benchmarks/preload.py on 2 CPUs, 4 x 1 GiB. What waits to be hashed waits as whole parts: with parts of 8 MiB the
 #: loader grew to 430 MiB, with these to 340. Smaller ones cost the server more: each range 1 to 2 ms of its CPU.
@@ -71,7 +71,7 @@ class S3Fetcher:
 
     def fetch(self, file: SourceFile, sink: Sink, start: int, done: Done) -> "S3Transfer":
         """Push the object's bytes from ``start`` on into ``sink``; ``done`` is called once, from a thread of the CRT."""
-        transfer = S3Transfer(f"{self._location.uri}{file.path}", sink, done, versioned=file.version_id is not None)
+        transfer = S3Transfer(self._location, file, sink, done)
         large = file.size > PART_SIZE
         transfer.begin(
             self._client,
@@ -101,9 +101,8 @@ class S3Fetcher:
 class S3Transfer:
     """One object on its way. The CRT calls back from its threads, one call at a time."""
 
-    def __init__(self, subject: str, sink: Sink, done: Done, *, versioned: bool) -> None:
-        self._subject = subject
-        self._versioned = versioned
+    def __init__(self, location: S3Location, file: SourceFile, sink: Sink, done: Done) -> None:
+        self._location, self._file = location, file
         self._sink = sink
         self._done = done
         self._failure: Exception | None = None
@@ -145,18 +144,19 @@ class S3Transfer:
         if isinstance(self._failure, ModelyardError):
             return self._failure
         if self._failure:
-            return SourceUnavailable(f"{self._subject}: {self._failure}")
-        return crt_error(error, status_code, body, self._subject, versioned=self._versioned) if error else None
+            return SourceUnavailable(f"{self._location.uri}{self._file.path}: {self._failure}")
+        return crt_error(error, status_code, body, self._location, self._file) if error else None
 
 
-def crt_error(error: Exception, status_code: int | None, body: bytes | None, subject: str, *, versioned: bool) -> ModelyardError:
+def crt_error(error: Exception, status_code: int | None, body: bytes | None, location: S3Location, file: SourceFile) -> ModelyardError:
     """What the CRT's failure means: the server's refusal, its own verdict on a checksum, or a broken connection."""
+    subject = f"{location.uri}{file.path}"
     if isinstance(error, S3ResponseError) and status_code:
         if status_code in _CHANGED_STATUS:
             return changed(subject)
         region = _element("Region", body) or _header(REGION_HEADER, error.headers or [])
-        refusal = Refusal(_element("Code", body), status_code, _element("Message", body), region)
-        return http_error(refusal, subject, versioned=versioned)
+        refusal = Refusal(_element("Code", body), status_code, _element("Message", body), region, _element("StorageClass", body))
+        return refused_object(refusal, location, file)
     if isinstance(error, AwsCrtError) and error.name == _MISMATCH:
         return ContentMismatch(f"{subject}: the bytes that arrived are not those whose checksum the source keeps")
     reason = f"{error.name}: {error.message}" if isinstance(error, AwsCrtError) else str(error)

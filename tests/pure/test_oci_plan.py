@@ -162,12 +162,12 @@ def test_all_problems_at_once() -> None:
         ([SourceFile("a", 1), SourceFile("A", 1)], "differs from 'a' only in case"),
         (
             [SourceFile("a", 1, storage_class="GLACIER"), SourceFile("b", 1, storage_class="GLACIER")],
-            "'a' and 1 more: cannot be read: archived",
+            "'a', 'b': cannot be read: archived",
         ),
     ],
 )
 def test_sources_that_are_refused(files: list[SourceFile], said: str) -> None:
-    assert said in "\n".join(str(problem) for problem in source_problems(files, "s3://b/"))
+    assert said in "\n".join(str(problem) for problem in source_problems(files, S3Location(bucket="models")))
 
 
 def test_a_plan_travels_as_json() -> None:

@@ -23,7 +23,7 @@ FILES = (SourceFile("config.json", 7, etag='"a"'), SourceFile("model.safetensors
 
 
 def facts(*files: SourceFile, classes: tuple[StorageClassFacts, ...] = (NFS,)) -> PreloadFacts:
-    listing, problems = read_listing(files or FILES, SOURCE.uri, CACHE)
+    listing, problems = read_listing(files or FILES, SOURCE, CACHE)
     return PreloadFacts(listing, problems, None, classes)
 
 
@@ -60,7 +60,7 @@ def test_default_version(prefix: str, version: str) -> None:
         pytest.param(request(version="a/b"), facts(), ["'a/b'"], id="a hostile version"),
         pytest.param(request(), facts(SourceFile("a", 1), SourceFile("a/b", 1)), ["a/b", "directory"], id="file and directory at once"),
         pytest.param(
-            request(), facts(SourceFile("w.bin", 1, storage_class="GLACIER")), ["w.bin", "restore-object"], id="an archived object"
+            request(), facts(SourceFile("w.bin", 1, storage_class="GLACIER")), ["w.bin", "--key llama/v1/w.bin"], id="an archived object"
         ),
         pytest.param(request(), facts(SourceFile("w.bin", 2**31)), ["1.0 GiB", "2.0 GiB", "storageSize"], id="larger than the whole claim"),
         pytest.param(request(), facts(classes=()), ["nfs-client"], id="no such StorageClass"),
@@ -76,7 +76,7 @@ def test_refusals_name_what_is_wrong(asked: PreloadRequest, seen: PreloadFacts, 
 
 def test_the_caches_gates_are_told_to_the_loader() -> None:
     cache = CACHE.model_copy(update={"weight_formats": WeightPolicy.NO_PICKLE, "require_digests": True})
-    listing, problems = read_listing((*FILES, SourceFile("SHA256SUMS", 100, etag='"s"')), SOURCE.uri, cache)
+    listing, problems = read_listing((*FILES, SourceFile("SHA256SUMS", 100, etag='"s"')), SOURCE, cache)
     plan = plan_preload(PreloadRequest("llama", None, SOURCE, cache), PreloadFacts(listing, problems, None, (NFS,), Pin.ETAG))
     spec, _ = plan.approved()
     assert (spec.weights, spec.require_digests, spec.pin) == (WeightPolicy.NO_PICKLE, True, Pin.ETAG)
@@ -85,13 +85,13 @@ def test_the_caches_gates_are_told_to_the_loader() -> None:
 
 def test_gates_refuse_by_names_what_they_can() -> None:
     cache = CACHE.model_copy(update={"weight_formats": WeightPolicy.NO_PICKLE, "require_digests": True})
-    _, problems = read_listing((*FILES, SourceFile("pytorch_model.bin", 1)), SOURCE.uri, cache)
+    _, problems = read_listing((*FILES, SourceFile("pytorch_model.bin", 1)), SOURCE, cache)
     assert [problem.subject for problem in problems] == ["'pytorch_model.bin'", SOURCE.uri]
     assert "has no SHA256SUMS" in problems[1].what
 
 
 def test_an_empty_prefix_is_refused() -> None:
-    listing, problems = read_listing((), SOURCE.uri, CACHE)
+    listing, problems = read_listing((), SOURCE, CACHE)
     plan = plan_preload(request(), PreloadFacts(listing, problems, None, (NFS,)))
     assert [problem.subject for problem in plan.problems] == ["s3://models/llama/v1/"]
 

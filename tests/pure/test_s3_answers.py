@@ -5,11 +5,13 @@ from awscrt.s3 import S3ResponseError
 from botocore.exceptions import ClientError, ConnectTimeoutError, NoCredentialsError, SSLError
 
 from modelyard.errors import ModelyardError, SourceChanged, SourceDenied, SourceMissing, SourceUnavailable
-from modelyard.models import S3Location
+from modelyard.models import S3Location, SourceFile
 from modelyard.sources.s3_answers import Refusal, http_error, object_error, source_error
 from modelyard.sources.s3_fetch import address, crt_error
 
-URI = "s3://bucket/m/v1/"
+LOCATION = S3Location(bucket="bucket", prefix="m/v1", region="eu-west-1")
+URI = LOCATION.uri
+PINNED = SourceFile("x", 1, version_id="v-1")
 UNTRUSTED = OSError("[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed")
 MALFORMED = "The authorization header is malformed; the region 'us-east-1' is wrong; expecting 'eu-west-1'"
 
@@ -40,7 +42,6 @@ MALFORMED = "The authorization header is malformed; the region 'us-east-1' is wr
         (Refusal("PermanentRedirect", 301, "", "eu-west-2"), SourceMissing, "the bucket is in the region eu-west-2"),
         (Refusal("", 301), SourceMissing, "the bucket is in another region"),
         (Refusal("NoSuchBucket", 404), SourceMissing, "check the bucket"),
-        (Refusal("InvalidObjectState", 403), SourceMissing, "restore it first"),
         (Refusal("InvalidRequest", 400), SourceMissing, "does not take this request"),
     ],
 )
@@ -54,7 +55,7 @@ def test_a_refusal(refusal: Refusal, kind: type[ModelyardError], told: str) -> N
 
 def test_a_version_that_may_not_be_read_names_the_permission() -> None:
     assert "s3:GetObjectVersion" in str(http_error(Refusal("AccessDenied", 403), URI, versioned=True))
-    assert "s3:GetObjectVersion" in str(object_error(answer("403", 403), URI, versioned=True))
+    assert "s3:GetObjectVersion" in str(object_error(answer("403", 403), LOCATION, PINNED))
 
 
 def answer(code: str, status: int, headers: dict[str, str] | None = None) -> ClientError:
@@ -96,7 +97,7 @@ def test_a_failed_request(error: Exception, kind: type[ModelyardError], told: st
 def test_the_engine_is_refused(status: int, code: str, kind: type[ModelyardError], told: str) -> None:
     headers = [("X-Amz-Bucket-Region", "eu-west-2")]
     error = S3ResponseError(code=1, name="AWS_ERROR", message="", status_code=status, headers=headers)
-    found = crt_error(error, status, f"<Error><Code>{code}</Code></Error>".encode(), URI, versioned=True)
+    found = crt_error(error, status, f"<Error><Code>{code}</Code></Error>".encode(), LOCATION, PINNED)
     assert type(found) is kind
     assert told in str(found)
 
