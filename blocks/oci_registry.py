@@ -21,10 +21,15 @@ from pydantic import (
 
 from blocks.aws import without_session_token
 from blocks.certificates import checked_authority
+from blocks.cluster import Cluster
 from modelyard.errors import RegistryDenied
 from modelyard.images.limits import limits_of
 from modelyard.images.references import api_host, host_problem
+from modelyard.kube.client import Kube
+from modelyard.kube.registry_secret import read_registry_secret
+from modelyard.kube.resources import ObjectRef
 from modelyard.models import WeightPolicy
+from modelyard.names import object_name_problem
 from modelyard.oci.access import Access, Credentials, Keychain, Login, credentials_for, read_docker_config
 from modelyard.oci.ecr import EcrCredentials, ecr_region
 from modelyard.signing.keys import PublicKey, read_public_keys
@@ -63,6 +68,14 @@ class OciRegistry(Block):
             " registries too, from which base images are pulled. Credential helpers cannot be used."
         ),
     )
+    docker_config_secret: str | None = Field(
+        default=None,
+        description=(
+            "A Secret of type kubernetes.io/dockerconfigjson that holds the docker config, as namespace/name: each run reads it from the"
+            " cluster, so a password that changes there need not be changed here. The cluster's account needs get on this Secret."
+        ),
+    )
+    cluster: Cluster | None = Field(default=None, description="The cluster that docker_config_secret is read from.")
     aws_credentials: AwsCredentials | None = Field(
         default=None,
         repr=False,  # it prints its session token
@@ -113,6 +126,16 @@ class OciRegistry(Block):
             raise ValueError(str(error)) from None
         return config
 
+    @field_validator("docker_config_secret")
+    @classmethod
+    def _is_secret(cls, name: str | None) -> str | None:
+        if name is None or not name.strip():
+            return None
+        namespace, _, own = name.strip().partition("/")
+        if problem := object_name_problem(namespace) or object_name_problem(own):
+            raise ValueError(f"{name!r} names no Secret: write namespace/name ({problem})")
+        return name.strip()
+
     @field_validator("trusted_keys")
     @classmethod
     def _are_public_keys(cls, pem: str | None) -> str | None:
@@ -125,6 +148,10 @@ class OciRegistry(Block):
     def _is_whole(self) -> "OciRegistry":
         if bool(self.username) != bool(self.password and self.password.get_secret_value()):
             raise ValueError("a username and a password belong together; leave both empty for what the docker config says, or for none")
+        if self.docker_config and self.docker_config_secret:
+            raise ValueError("docker_config and docker_config_secret are both set; empty one of them")
+        if bool(self.docker_config_secret) != bool(self.cluster):
+            raise ValueError("docker_config_secret and cluster belong together: the Secret, and where it is read; set both, or neither")
         if self.aws_credentials and not ecr_region(self.host):
             raise ValueError("awsCredentials are for Amazon ECR (<account>.dkr.ecr.<region>.amazonaws.com), which this host is not")
         if self.resume_uploads and limits_of(self.host).never_resume:
@@ -136,11 +163,26 @@ class OciRegistry(Block):
         return without_session_token(handler(credentials), info)
 
     def keychain(self) -> Keychain:
-        """How this registry, and others that the docker config names, are reached."""
-        others = read_docker_config(self.docker_config.get_secret_value()) if self.docker_config else {}
+        """How this registry, and others that the docker config names, are reached: by what a Secret holds now, where one is named.
+
+        Raises:
+            RegistryDenied: that Secret cannot be read, or has nothing for this registry.
+            ClusterUnavailable: its cluster does not answer.
+        """
+        others = self._docker_config()
         own = Credentials(self.username, self.password.get_secret_value()) if self.username and self.password else None
         login = own or credentials_for(self.host, others) or self._ecr()
+        if login is None and self.docker_config_secret:
+            known = ", ".join(sorted(others)) or "no registry at all"
+            step = f"add {self.host} to it, or name another Secret in the registry's block"
+            raise RegistryDenied(f"Secret/{self.docker_config_secret}: has credentials for {known}, not for {self.host}; {step}")
         return Keychain(Access(api_host(self.host), self.plain_http, self.ca_certificate, login, self.resume_uploads), others)
+
+    def _docker_config(self) -> dict[str, Credentials]:
+        if self.cluster and self.docker_config_secret:
+            namespace, _, name = self.docker_config_secret.partition("/")
+            return read_registry_secret(Kube(self.cluster.get_client()), ObjectRef("Secret", name, namespace))
+        return read_docker_config(self.docker_config.get_secret_value()) if self.docker_config else {}
 
     def _ecr(self) -> Login | None:
         region = ecr_region(self.host)
