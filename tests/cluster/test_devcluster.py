@@ -55,6 +55,11 @@ def cluster(before: dict[str, set[str]]) -> Iterator[devcluster.Cluster]:
     devcluster.down(NAME, purge=True)
 
 
+@pytest.fixture(autouse=True)
+def _steady_cluster() -> None:
+    """In the place of the shared cluster's: these tests have one of their own, and hold up nobody who kills parts of the shared one."""
+
+
 def test_a_second_up_finds_the_cluster_ready(cluster: devcluster.Cluster) -> None:
     supervisor = find_supervisor(Layout(cluster.state_dir))
     assert devcluster.up(NAME) == cluster == devcluster.connect(NAME)

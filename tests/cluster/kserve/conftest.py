@@ -26,6 +26,11 @@ def kserve(kserve_cluster: devcluster.Cluster) -> Kube:
     return connect(str(kserve_cluster.kubeconfig))
 
 
+@pytest.fixture(autouse=True)
+def _steady_cluster() -> None:
+    """In the place of the shared cluster's: these tests have one of their own, and hold up nobody who kills parts of the shared one."""
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _steady_kserve(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """A module that changes KServe (CHANGES_KSERVE) has it for itself; the others keep it as it is while they run."""

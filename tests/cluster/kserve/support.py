@@ -5,14 +5,19 @@ import subprocess
 from typing import Any
 
 import httpx
+import pytest
 
 import devcluster
+from devcluster.probes import listens
+from tests.cluster.support import wait_until
 
 #: The example of the library that the model was published with, and the cosine similarities that its documentation prints for it
 #: (sentence-transformers, "Quickstart", all-MiniLM-L6-v2): an answer that no other weights give.
 TEXTS = ("The weather is lovely today.", "It's so sunny outside!", "He drove to the stadium.")
 SIMILARITIES = (1.0000, 0.6660, 0.1046, 0.6660, 1.0000, 0.1411, 0.1046, 0.1411, 1.0000)
 SECONDS = 300
+#: A module's first test waits until those that change KServe, or that it would change, have ended: whole modules of minutes each.
+TURN = pytest.mark.timeout(3600)
 
 
 def apply_all(cluster: devcluster.Cluster, *manifests: dict[str, Any]) -> None:
@@ -30,7 +35,8 @@ def ask(cluster: devcluster.Cluster, namespace: str, name: str) -> list[float]:
         "inputs": [{"name": "text", "datatype": "BYTES", "shape": [len(TEXTS)], "data": list(TEXTS)}],
         "outputs": [{"name": "similarity"}],
     }
-    answer = httpx.post(f"http://{address}:{port['port']}/v2/models/{name}/infer", json=request, timeout=60, trust_env=False)
+    wait_until(listens(address, int(port["port"])))  # kube-proxy learns of a pod that is Ready a moment after KServe
+    answer = httpx.post(f"http://{address}:{port['port']}/v2/models/{name}/infer", json=request, timeout=SECONDS, trust_env=False)
     assert answer.is_success, answer.text
     (output,) = answer.json()["outputs"]
     return list(output["data"])

@@ -14,9 +14,10 @@ from modelyard.plans.kserve_config import CONFIG_MAP, SECTION
 from modelyard.serving.controller import NOTE, RESTART, SELECTOR
 from tests.cluster.faults.support import run_flow
 from tests.cluster.kserve.rights import limited_account, rights_in
+from tests.cluster.kserve.support import TURN
 from tests.cluster.test_rights import Recorder
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, TURN]
 #: What the other modules of this directory must not meet (see conftest.py).
 CHANGES_KSERVE = True
 NAMESPACE = "kserve"

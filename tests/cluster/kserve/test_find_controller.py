@@ -14,9 +14,9 @@ from modelyard.kube.client import Kube
 from modelyard.serving.controller import find_namespace
 from tests.cluster.kserve.images import push_model
 from tests.cluster.kserve.rights import limited_account
-from tests.cluster.kserve.support import apply_all
+from tests.cluster.kserve.support import TURN, apply_all
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, TURN]
 #: A second controller is one too many for the other modules of this directory (see conftest.py).
 CHANGES_KSERVE = True
 OTHER = "opendatahub"

@@ -19,12 +19,12 @@ from flows.serve_modelcar import serve_modelcar
 from modelyard.kube.apply import patiently
 from modelyard.kube.client import Kube
 from modelyard.plans.serving import Mode
-from tests.cluster.kserve.support import SIMILARITIES, apply_all, ask, digests_in, wait_pod
+from tests.cluster.kserve.support import SIMILARITIES, TURN, apply_all, ask, digests_in, wait_pod
 from tests.cluster.shared_cluster import one_at_a_time, run_directory
 from tests.cluster.support import make_namespace, s3_client
 
-# The first test waits for a cluster with KServe, a model's download, an image's build and a Prefect server.
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1200)]
+# The first test waits for a cluster with KServe, a model's download, an image's build and a Prefect server, too.
+pytestmark = [pytest.mark.cluster, TURN]
 
 MOUNTED = "mounted"
 

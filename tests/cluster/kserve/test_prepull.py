@@ -17,10 +17,10 @@ from modelyard.serving.prepull import ensure_jobs, let_go, wait_pulled
 from tests.cluster.faults.support import run_flow, wait_until
 from tests.cluster.kserve.images import push_model
 from tests.cluster.kserve.rights import limited_account, rights_in
-from tests.cluster.kserve.support import wait_pod
+from tests.cluster.kserve.support import SECONDS, TURN, wait_pod
 from tests.cluster.test_rights import Recorder
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, TURN]
 HOLDER = "busybox:1.36"
 
 
@@ -112,11 +112,11 @@ def plan(pulling: Pulling) -> PrepullPlan:
 
 def test_where_there_are_no_image_volumes_the_image_runs(pulling: Pulling, plan: PrepullPlan) -> None:
     assert len(ensure_jobs(pulling.kube, plan)) == 1
-    states = wait_pulled(pulling.kube, plan, 120, lambda _: None)
+    states = wait_pulled(pulling.kube, plan, SECONDS, lambda _: None)
     [pod] = pulling.pods()
     assert [state.there for state in states] == [True]
     assert pod["spec"]["containers"][0]["image"] == str(plan.request.image)
-    assert let_go(pulling.kube, plan.request, 60) == (pulling.node,)
+    assert let_go(pulling.kube, plan.request, SECONDS) == (pulling.node,)
 
 
 def test_a_node_that_cannot_pull_is_told_of_and_nothing_goes_on_trying(
@@ -127,5 +127,5 @@ def test_a_node_that_cannot_pull_is_told_of_and_nothing_goes_on_trying(
     lost = PrepullPlan(missing, None, Form.VOLUME, plan.nodes)
     ensure_jobs(pulling.kube, lost)
     with pytest.raises(ServingFailed, match=rf"node {pulling.node}: .*:v9"):
-        wait_pulled(pulling.kube, lost, 120, lambda _: None)
+        wait_pulled(pulling.kube, lost, SECONDS, lambda _: None)
     wait_until(lambda: not pulling.pods())

@@ -22,14 +22,14 @@ from modelyard.errors import Refused, ServingFailed
 from modelyard.kube.client import Kube
 from tests.cluster.kserve.images import FILES, push_model
 from tests.cluster.kserve.rights import limited_account
-from tests.cluster.kserve.support import apply_all
+from tests.cluster.kserve.support import TURN, apply_all
 from tests.cluster.kserve.test_serve_modelcar import FORMAT, runtime
 from tests.services.oci.registries import Registry
 from tests.services.oci.test_access import HTPASSWD
 from tests.services.oci.token_server import USER
 from tests.services.ports import free_port
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, TURN]
 
 
 class HostsRegistry(Registry):

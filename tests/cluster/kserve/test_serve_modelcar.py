@@ -21,10 +21,10 @@ from modelyard.signing.sign import sign_image
 from tests.cluster.faults.support import run_flow, wait_until
 from tests.cluster.kserve.images import FILES, push_model
 from tests.cluster.kserve.rights import limited_account, rights_in
-from tests.cluster.kserve.support import apply_all
+from tests.cluster.kserve.support import TURN, apply_all
 from tests.cluster.test_rights import Recorder
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, TURN]
 FORMAT = "modelyard-test"
 ROOTS = ("serve-modelcar", "enable-modelcars")
 #: Of enable-modelcars, which serving needs only to read KServe's configuration; and of a look that finds one of a killed run.

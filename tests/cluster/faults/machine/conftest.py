@@ -20,6 +20,11 @@ def cluster() -> Iterator[devcluster.Cluster]:
     devcluster.down(NAME, purge=True)
 
 
+@pytest.fixture(autouse=True)
+def _steady_cluster() -> None:
+    """In the place of the shared cluster's: these tests have one of their own, and hold up nobody who kills parts of the shared one."""
+
+
 @pytest.fixture(scope="module")
 def kube(cluster: devcluster.Cluster) -> Kube:
     """It, as its administrator."""
