@@ -183,7 +183,7 @@ def test_a_namespace_whose_objects_may_not_be_listed_holds_up_no_other(kube: Kub
     kube.create({**head, "kind": "RoleBinding", "roleRef": role, "subjects": subjects})
     kube.create(declaration(namespace))
     lister, namespaces = connect(kubeconfig, impersonate=user), frozenset({namespace, "default"})
-    wait_until(lambda: namespace not in read_all.fn(lister, namespaces).unread, 120)  # the server learns of rights late
+    wait_until(lambda: namespace not in read_all.fn(lister, namespaces).unread)  # the server learns of rights late
     seen = read_all.fn(lister, namespaces)
     assert [entry.model.name for entry in seen.entries] == ["mine"]
     assert list(seen.unread) == ["default"]

@@ -220,7 +220,7 @@ def test_a_killed_preload_is_told_once_its_job_is_gone(stack: Stack, frozen: Fro
     (job,) = stack.jobs()
     stack.kube.delete("Job", job["metadata"]["name"], stack.name, propagation="Foreground")
     frozen.kill()
-    wait_until(lambda: not stack.jobs(), 180)
+    wait_until(lambda: not stack.jobs())
     long_ago = [
         {**each, "lastTransitionTime": "2026-01-01T00:00:00Z"} for each in cached(stack.kube, stack.name, name)["status"]["conditions"]
     ]
@@ -272,7 +272,7 @@ def test_who_wants_a_copy_gets_it_and_starts(stack: Stack, image: str) -> None:
         assert {made, refused} <= set(run(stack, dry_run=True).planned)
         assert stack.kube.get("PersistentVolumeClaim", CLAIM, team) is None
         assert run(stack).shared == (made, refused)
-        wait_until(lambda: (stack.kube.get("Pod", "reader", team) or {}).get("status", {}).get("phase") == "Succeeded", 180)
+        wait_until(lambda: (stack.kube.get("Pod", "reader", team) or {}).get("status", {}).get("phase") == "Succeeded")
         assert run(stack).shared == (refused,)
         a_cancelled_run_leaves_no_job(stack, team)
         release(stack, team)
@@ -285,7 +285,7 @@ def a_cancelled_run_leaves_no_job(stack: Stack, team: str) -> None:
     cancelled, there = uuid4(), load_block(ModelCache, stack.name).spec().model_copy(update={"namespace": team})
     job = ensure_job(stack.kube, InspectSpec(), there, {}, str(cancelled))
     end_own_jobs(reconcile_caches, FlowRun(id=cancelled, flow_id=uuid4(), parameters={"cluster": stack.name}), Cancelled())
-    wait_until(lambda: stack.kube.get("Job", job.name, team) is None, 120)
+    wait_until(lambda: stack.kube.get("Job", job.name, team) is None)
 
 
 def test_a_cache_whose_objects_cannot_be_read_is_shared_all_the_same(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -312,7 +312,7 @@ def reader(namespace: str, image: str) -> dict[str, Any]:
 def release(stack: Stack, team: str) -> None:
     """Take the copy away, so that the cache's volume goes with its claim."""
     stack.kube.delete("Pod", "reader", team)
-    wait_until(lambda: stack.kube.get("Pod", "reader", team) is None, 120)
+    wait_until(lambda: stack.kube.get("Pod", "reader", team) is None)
     unshare_cache(namespaces=[team], cache=stack.name, cluster=stack.name)
 
 

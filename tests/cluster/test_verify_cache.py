@@ -122,7 +122,7 @@ def flip_by_pod(stack: Stack, image: str, path: str) -> None:
     spec = {"restartPolicy": "Never", "securityContext": account, "containers": [container], "volumes": [volume]}
     stack.kube.create({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "flip", "namespace": stack.name}, "spec": spec})
     ended = {"Succeeded", "Failed"}
-    wait_until(lambda: (stack.kube.get("Pod", "flip", stack.name) or {}).get("status", {}).get("phase") in ended, 180)
+    wait_until(lambda: (stack.kube.get("Pod", "flip", stack.name) or {}).get("status", {}).get("phase") in ended)
     live = stack.kube.get("Pod", "flip", stack.name)
     assert live
     assert live["status"]["phase"] == "Succeeded", live["status"]
@@ -152,7 +152,7 @@ def test_a_claim_that_a_workload_holds_alone_is_refused_at_once(stack: Stack, im
     stack.cache(accessMode="ReadWriteOncePod")
     preload_model(**stack.parameters())
     stack.kube.create(workload(stack.name, image))
-    wait_until(lambda: ((stack.kube.get("Pod", "web", stack.name) or {}).get("status") or {}).get("phase") == "Running", seconds=180)
+    wait_until(lambda: ((stack.kube.get("Pod", "web", stack.name) or {}).get("status") or {}).get("phase") == "Running")
     with pytest.raises(Refused, match=f"is ReadWriteOncePod and mounted by Pod/{stack.name}/web"):
         run(stack)
     assert stack.jobs() == []

@@ -95,7 +95,7 @@ def test_beside_a_workload(stack: Stack, image: str, mode: str) -> None:
     assert left
     assert left.mounted_by == (), "the loader is gone before the flow ends"
     stack.kube.create(workload(stack.name, image))
-    wait_until(lambda: ((stack.kube.get("Pod", "web", stack.name) or {}).get("status") or {}).get("phase") == "Running", seconds=180)
+    wait_until(lambda: ((stack.kube.get("Pod", "web", stack.name) or {}).get("status") or {}).get("phase") == "Running")
     put(stack, "second", 1000)
     if mode == "ReadWriteOncePod":
         with pytest.raises(Refused, match=f"is ReadWriteOncePod and mounted by Pod/{stack.name}/web"):
