@@ -6,10 +6,12 @@ follows no link. What changes by itself is declared here, at the top, and nowher
 
 import base64
 import hashlib
+import http.client
 import json
 import os
 import ssl
 import tempfile
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterable, Mapping, Sequence
@@ -38,7 +40,9 @@ VOLATILE: dict[str, tuple[str, ...]] = {
     "EndpointSlice": ("metadata.annotations", "metadata.generation", "endpoints"),
     "ValidatingAdmissionPolicy": ("status",),
 }
-_TIMEOUT = 30
+_TIMEOUT, _PATIENCE = 30, 120
+#: Answers of a server that comes up, or has too much to do.
+_BUSY = frozenset({429, 500, 502, 503, 504})
 
 
 class Api:
@@ -60,9 +64,19 @@ class Api:
         self._opener.addheaders = [("Accept", "application/json")]
 
     def get(self, path: str) -> Any:
-        """The parsed answer to a GET."""
-        with self._opener.open(f"{self._server}{path}", timeout=_TIMEOUT) as answer:
-            return json.load(answer)
+        """The parsed answer to a GET; a server that is away for a moment, or too busy, is asked again."""
+        deadline = time.monotonic() + _PATIENCE
+        while True:
+            try:
+                with self._opener.open(f"{self._server}{path}", timeout=_TIMEOUT) as answer:
+                    return json.load(answer)
+            except urllib.error.HTTPError as error:
+                if error.code not in _BUSY or time.monotonic() > deadline:
+                    raise
+            except (OSError, http.client.HTTPException):
+                if time.monotonic() > deadline:
+                    raise
+            time.sleep(1)
 
     def kinds(self) -> list[tuple[str, str]]:
         """Every kind that can be listed, with the path of all its objects, at its group's preferred version."""
