@@ -28,8 +28,8 @@ class ServingPod(Value):
 
 
 def serves(pod: Pod, request: ServeRequest) -> bool:
-    """Whether the pod is one of the request: the service's pods of before have another image, or other nodes or resources."""
-    return _has_image(pod, request) and _is_placed(pod["spec"], request)
+    """Whether the pod is one of the request: the service's pods of before have another image, or other nodes, resources or credentials."""
+    return _has_image(pod, request) and _is_placed(pod["spec"], request) and _has_credentials(pod["spec"], request)
 
 
 def _has_image(pod: Pod, request: ServeRequest) -> bool:
@@ -37,6 +37,12 @@ def _has_image(pod: Pod, request: ServeRequest) -> bool:
     if request.mode is Mode.MODELCAR:
         return any(each["name"] == MODELCAR and each["image"] == image for each in pod["spec"]["containers"])
     return any((each.get("image") or {}).get("reference") == image for each in pod["spec"].get("volumes", []))
+
+
+def _has_credentials(spec: Pod, request: ServeRequest) -> bool:
+    """Whether it runs as asked: what its account has had added since it was made, it does not have."""
+    named = {each["name"] for each in spec.get("imagePullSecrets") or ()}
+    return spec.get("serviceAccountName", "default") == request.account and named >= set(request.pull_secrets)
 
 
 def _is_placed(spec: Pod, request: ServeRequest) -> bool:

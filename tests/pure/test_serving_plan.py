@@ -242,6 +242,20 @@ def test_what_is_read_back_from_a_pod(pod: dict[str, Any], mode: Mode, findings:
     assert not serves(pod, request("registry.example/m:v2", mode))
 
 
+@pytest.mark.parametrize(
+    ("spec", "current"),
+    [
+        pytest.param({"serviceAccountName": "puller", "imagePullSecrets": [{"name": "regcred"}]}, True, id="as asked for"),
+        pytest.param({"serviceAccountName": "puller", "imagePullSecrets": [{"name": "mesh"}, {"name": "regcred"}]}, True, id="and more"),
+        pytest.param({"serviceAccountName": "default", "imagePullSecrets": [{"name": "regcred"}]}, False, id="the account of before"),
+        pytest.param({"serviceAccountName": "puller"}, False, id="the secrets of before"),
+    ],
+)
+def test_a_pod_of_other_credentials_is_one_of_before(spec: dict[str, Any], current: bool) -> None:  # noqa: FBT001
+    asked = request(service_account="puller", pull_secrets=("regcred",))
+    assert serves(modelcar_pod(**spec), asked) is current
+
+
 def predictor(amount: str = "1", node_selector: dict[str, str] | None = None, *, ready: bool = True) -> dict[str, Any]:
     pod = modelcar_pod(nodeSelector={"of": "the runtime", **(node_selector or {})})
     pod["spec"]["containers"][0]["resources"] = {kind: {"cpu": amount, "memory": "1Gi"} for kind in ("requests", "limits")}
