@@ -80,7 +80,7 @@ def _not_pulled(image: str, detail: str) -> Diagnosis:
     if _NO_REGISTRY in detail:
         summary = f"image {image} cannot be pulled, its registry is not available"  # words of its own: patience with the others starts anew
         return Diagnosis(summary, detail, "the kubelet tries again by itself; look at the registry")
-    step = "check the image's name and tag, and that the node may pull it: with a pull secret of the pod's account where the registry asks"
+    step = "check the image's name and tag, and that the node may pull it (pull secrets are its account's)"
     return Diagnosis(f"image {image} cannot be pulled", detail, step, permanent=True)
 
 

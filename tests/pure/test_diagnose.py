@@ -44,7 +44,7 @@ def event(reason: str, message: str, time: str = "2026-11-21T08:00:00Z") -> Mani
             Diagnosis(
                 "image registry/loader:1 cannot be pulled",
                 "ImagePullBackOff: Back-off pulling image",
-                "check the image's name and tag, and that the node may pull it: with a pull secret of the pod's account where the registry asks",
+                "check the image's name and tag, and that the node may pull it (pull secrets are its account's)",
                 permanent=True,
             ),
             id="image cannot be pulled",
