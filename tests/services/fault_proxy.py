@@ -10,7 +10,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from enum import Enum
 from urllib.parse import urlsplit
@@ -106,16 +106,25 @@ class FaultProxy:
 @pytest.fixture
 def fault_proxy(s3_server: S3Server, certificates: Certificates) -> Iterator[FaultProxy]:
     """A proxy without faults yet."""
+    with proxy_before(s3_server, certificates) as proxy:
+        yield proxy
+
+
+@contextmanager
+def proxy_before(server: S3Server, certificates: Certificates, address: str = "127.0.0.1") -> Iterator[FaultProxy]:
+    """A proxy before ``server`` that listens at ``address``, for which its ``certificates`` are."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificates.certificate, certificates.key)
-    with socket.create_server(("127.0.0.1", 0), backlog=64) as listener:
+    with socket.create_server((address, 0), backlog=64) as listener:
         listener.settimeout(0.2)
-        proxy = FaultProxy(f"https://127.0.0.1:{listener.getsockname()[1]}", s3_server)
+        proxy = FaultProxy(f"https://{address}:{listener.getsockname()[1]}", server)
         accepting = threading.Thread(target=_accept, args=(proxy, listener, context))
         accepting.start()
-        yield proxy
-        proxy.closing.set()
-        accepting.join()
+        try:
+            yield proxy
+        finally:
+            proxy.closing.set()
+            accepting.join()
 
 
 def _accept(proxy: FaultProxy, listener: socket.socket, context: ssl.SSLContext) -> None:

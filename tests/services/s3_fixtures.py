@@ -39,7 +39,7 @@ _LOG_LINE = re.compile(r"^\S+ (\S+) \[[^\]\n]*\] \S+ \S+ \S+ s3_(\w+) (.*?) /\S*
 
 @dataclass(frozen=True)
 class Certificates:
-    """A CA, a server's certificate for 127.0.0.1 that it signed, and another CA that signed nothing here."""
+    """A CA, the server's certificate that it signed, and another CA that signed nothing here."""
 
     ca: Path
     certificate: Path
@@ -242,11 +242,15 @@ def tree(root: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="session")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
-    directory = tmp_path_factory.mktemp("certificates")
+    return make_certificates(tmp_path_factory.mktemp("certificates"))
+
+
+def make_certificates(directory: Path, address: str = "127.0.0.1") -> Certificates:
+    """Those of a server at ``address``."""
     for name in ("ca", "other"):
         _openssl(directory, "req", "-x509", *_new_key(f"{name}.key"), "-out", f"{name}.crt", "-days", "2", "-subj", f"/CN=test {name}")
-    _openssl(directory, "req", *_new_key("server.key"), "-out", "server.csr", "-subj", "/CN=127.0.0.1")
-    (directory / "names").write_text("subjectAltName=IP:127.0.0.1\n")
+    _openssl(directory, "req", *_new_key("server.key"), "-out", "server.csr", "-subj", f"/CN={address}")
+    (directory / "names").write_text(f"subjectAltName=IP:{address}\n")
     signing = ["-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2", "-extfile", "names"]
     _openssl(directory, "x509", "-req", "-in", "server.csr", *signing, "-out", "server.crt")
     return Certificates(directory / "ca.crt", directory / "server.crt", directory / "server.key", directory / "other.crt")
