@@ -3,10 +3,11 @@
 Unpicklers take more than pickletools does, each something else: numbers of any base or with a NUL in them, text in any encoding, lines
 of any length. So nothing is read into values here. Where one instruction ends and the next begins is the same for all of them, and
 what one of them does before it fails is the beginning of this walk. Raw weights begin like a pickle now and then: bytes that are no
-instruction, or one that takes from an empty stack, before any import, end it for every unpickler.
+instruction, or one that takes from an empty stack, before any import, end it for every unpickler of Python 3.
 """
 
 import pickletools
+from enum import Enum, auto
 
 from modelyard.weights.pickles import PickleStream, is_importable
 
@@ -20,27 +21,57 @@ _COUNTED = {
     pickletools.TAKEN_FROM_ARGUMENT4U: 4,
     pickletools.TAKEN_FROM_ARGUMENT8U: 8,
 }
-_TEXTS = frozenset({"STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"})
+_BY_LINES = frozenset({"GLOBAL", "INST"})
+#: What may push a text: what an import gives may be one.
+_TEXTS = _BY_LINES | {"STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"}
 _EXTENSIONS = frozenset({"EXT1", "EXT2", "EXT4"})
 
 
 def position_after(stream: PickleStream, start: int) -> int | None:
     """Where the pickle at ``start`` ends for an unpickler; ``start`` if it may import something; None if it is no pickle."""
+    try:
+        return _end_of(stream, start)
+    except _Endless:
+        return start
+
+
+def _end_of(stream: PickleStream, start: int) -> int | None:
     stream.begin(start)
     named, first, stack = False, True, _Stack()
     while (opcode := _OPCODES.get(stream.read(1))) is not None and opcode.name != "STOP":
-        if opcode.name in {"GLOBAL", "INST"}:
-            return start if all([_importable(stream), _importable(stream)]) else None
-        if opcode.name == "STACK_GLOBAL":
-            return start if named and stack.can_do(opcode) else None  # without texts before it, it fails
-        if opcode.name in _EXTENSIONS:  # a number that hardly a process knows: at the very beginning it rather is raw weights
-            return None if first else start
-        if not stack.can_do(opcode) or not _pass_argument(stream, opcode):
-            return None
+        goes_on = stack.can_do(opcode) or opcode.name == "INST"  # imports before it takes its mark
+        match _after(stream, opcode, named=named, first=first) if goes_on else _Step.FAILS:
+            case _Step.MAY_IMPORT:
+                return start
+            case _Step.FAILS:
+                return None
         if stream.reads > _MOST_READS:
             return start
         named, first = named or opcode.name in _TEXTS, False
     return stream.tell() if opcode else None
+
+
+class _Step(Enum):
+    """What an instruction does to an unpickler."""
+
+    GOES_ON = auto()
+    MAY_IMPORT = auto()
+    FAILS = auto()
+
+
+def _after(stream: PickleStream, opcode: pickletools.OpcodeInfo, *, named: bool, first: bool) -> _Step:
+    """What it does, and go behind its argument."""
+    if opcode.name in _BY_LINES:
+        module, name = _line(stream), _line(stream)
+        if module is None or name is None:
+            return _Step.FAILS
+        # A module whose name is none may be on disk all the same, as lib-dynload is: then it goes on.
+        return _Step.MAY_IMPORT if is_importable(module) and is_importable(name) else _Step.GOES_ON
+    if opcode.name == "STACK_GLOBAL":
+        return _Step.MAY_IMPORT if named else _Step.FAILS  # without texts before it
+    if opcode.name in _EXTENSIONS:  # a number that hardly a process knows: at the very beginning it rather is raw weights
+        return _Step.FAILS if first else _Step.MAY_IMPORT
+    return _Step.GOES_ON if _pass_argument(stream, opcode) else _Step.FAILS
 
 
 class _Stack:
@@ -68,12 +99,23 @@ class _Stack:
         return True
 
 
-def _importable(stream: PickleStream) -> bool:
-    line = stream.whole_line(_LONGEST_LINE)
+class _Endless(Exception):
+    """A line is too long to see what stands behind it."""
+
+
+def _line(stream: PickleStream) -> str | None:
+    """A name of an import; None where any unpickler ends."""
     try:
-        return is_importable(line.rstrip(b"\n").decode())
-    except UnicodeDecodeError:  # where any unpickler ends
-        return False
+        return _whole_line(stream).rstrip(b"\n").decode()
+    except UnicodeDecodeError:
+        return None
+
+
+def _whole_line(stream: PickleStream) -> bytes:
+    line = stream.whole_line(_LONGEST_LINE)
+    if len(line) == _LONGEST_LINE and not line.endswith(b"\n"):
+        raise _Endless
+    return line
 
 
 def _pass_argument(stream: PickleStream, opcode: pickletools.OpcodeInfo) -> bool:
@@ -82,7 +124,7 @@ def _pass_argument(stream: PickleStream, opcode: pickletools.OpcodeInfo) -> bool
         return True
     length = opcode.arg.n
     if length == pickletools.UP_TO_NEWLINE:
-        return bool(stream.whole_line(_LONGEST_LINE))
+        return bool(_whole_line(stream))
     if length in _COUNTED:
         length = int.from_bytes(stream.read(_COUNTED[length]), "little")
     return len(stream.read(length)) == length
