@@ -3,6 +3,7 @@
 https://kubernetes.io/docs/concepts/storage/persistent-volumes/#access-modes: ReadWriteOnce is one node at a time, ReadWriteOncePod one pod.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -92,6 +93,8 @@ def _late_note(cache: CacheSpec, followed: Scheduling | None, workloads: Sequenc
         labels = ", ".join(f"{key}={value}" for key, value in sorted(followed.node_selector.items()))
         where = f"as {followed.who} will, on a node with {labels}"
         where += "; its affinity or topology is not followed: set nodeSelector if that says more" if followed.more else ""
+        lacking = [dict(each) for each in followed.tolerations if each not in cache.tolerations]
+        where += f"; set its tolerations in the cache, too: later loaders must come there ({json.dumps(lacking)})" if lacking else ""
     else:
         differ = f" ({_names([each.who for each in workloads])} name it, and say different things or nothing)" if workloads else ""
         where = f"set nodeSelector to where the workload will run{differ}"

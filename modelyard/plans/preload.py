@@ -71,7 +71,8 @@ class PreloadPlan:
     def digest(self) -> str:
         """Changes with anything that would be done otherwise."""
         told = self.spec.model_dump_json() if self.spec else repr(self.problems)
-        place = self.placement.node or dict(self.placement.selector) or None
+        pod = self.placement.on(self.request.cache)
+        place = self.placement.node or ((pod.node_selector, pod.tolerations) if self.placement.selector else None)
         return hashlib.sha256(f"{told}\0{self.claim}\0{place}".encode()).hexdigest()[:_DIGEST_CHARS]
 
     @property

@@ -155,7 +155,7 @@ def uses_in(objects: Iterable[Mapping[str, Any]], claims: Mapping[str, frozenset
     uses = []
     for manifest in objects:
         metadata = manifest["metadata"]
-        idle = _ended(manifest) or is_loader(metadata)
+        idle = is_ended(manifest) or is_loader(metadata)
         paths = frozenset() if idle else used_paths(manifest, claims.get(metadata["namespace"], ()), nesting)
         owners = [told[uid] for owner in metadata.get("ownerReferences") or () if (uid := owner.get("uid")) in told]
         told[metadata["uid"]] = paths
@@ -165,7 +165,8 @@ def uses_in(objects: Iterable[Mapping[str, Any]], claims: Mapping[str, frozenset
     return tuple(uses)
 
 
-def _ended(manifest: Mapping[str, Any]) -> bool:
+def is_ended(manifest: Mapping[str, Any]) -> bool:
+    """Whether it is a pod or a Job that will run no more."""
     status = manifest.get("status") or {}
     if manifest["kind"] == "Pod":
         return status.get("phase") in {"Succeeded", "Failed"}

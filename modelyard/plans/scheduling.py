@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from modelyard.plans.references import is_loader, pods_with
+from modelyard.plans.references import is_ended, is_loader, pods_with, used_paths
 
 #: What else keeps a pod from a node, and is not followed.
 _MORE = ("affinity", "topologySpreadConstraints", "nodeName")
@@ -25,10 +25,10 @@ def scheduling_of(manifests: Iterable[Mapping[str, Any]], claim: str) -> tuple[S
     found = []
     for manifest in manifests:
         metadata = manifest["metadata"]
-        if metadata.get("ownerReferences") or is_loader(metadata):
+        if metadata.get("ownerReferences") or is_loader(metadata) or is_ended(manifest) or not used_paths(manifest, {claim}):
             continue
         who = f"{manifest['kind']}/{metadata['namespace']}/{metadata['name']}"
-        found += [_scheduling(who, spec) for spec in pods_with(manifest, claim)]
+        found += [_scheduling(who, spec) for spec in pods_with(manifest, claim)] or [Scheduling(who, {}, more=True)]
     return tuple(found)
 
 

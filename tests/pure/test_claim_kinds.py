@@ -239,6 +239,8 @@ DEPLOYMENT = workload("Deployment", {"replicas": 0, "template": {"spec": pod_spe
             None,
             id="our own",
         ),
+        pytest.param({**workload("Pod", pod_spec(**ZONE_A)), "status": {"phase": "Succeeded"}}, None, id="ended"),
+        pytest.param(workload("LLMInferenceService", {"model": {"uri": "pvc://cache/m/v1"}, "template": ZONE_A}), {}, id="not made out"),
     ],
 )
 def test_where_a_workload_may_run(manifest: dict[str, Any], selector: dict[str, str] | None) -> None:
@@ -251,6 +253,9 @@ def test_the_first_pod_goes_where_the_workload_will() -> None:
     rwo = cache(access_mode=RWO, tolerations=({"key": "own", "operator": "Exists"},))
     placed = plan_placement(rwo, None, binds_late=True, workloads=(told,))
     assert "as Deployment/ml/web will, on a node with zone=a" in " ".join(placed.notes)
+    assert (
+        'set its tolerations in the cache, too: later loaders must come there ([{"key": "gpu", "operator": "Exists"}])' in placed.notes[-1]
+    )
     settings = placed.on(rwo)
     assert (settings.node_selector, settings.tolerations) == ({"zone": "a"}, (*rwo.tolerations, GPU))
     assert (
