@@ -17,11 +17,16 @@ _TIERED = "INTELLIGENT_TIERING"
 _SHOWN = 3
 
 
+def is_archived(file: SourceFile) -> bool:
+    """Whether it cannot be read, and nothing is known of a restore."""
+    return file.storage_class in _ARCHIVED and file.restore is None
+
+
 def archive_problems(files: Iterable[SourceFile], source: BuildSource) -> list[Problem]:
     """Why these files cannot be read yet, with the command that restores them or when to come back; empty if they can."""
     if not isinstance(source, S3Location):
         return []
-    away = [file for file in files if file.restore is Restore.UNDER_WAY or (file.storage_class in _ARCHIVED and file.restore is None)]
+    away = [file for file in files if file.restore is Restore.UNDER_WAY or is_archived(file)]
     archived, coming = [file for file in away if file.restore is None], [file for file in away if file.restore]
     problems = []
     if archived:

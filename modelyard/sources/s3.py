@@ -8,6 +8,8 @@ import os
 import re
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from http import HTTPStatus
 from pathlib import Path
@@ -17,8 +19,9 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from modelyard.errors import SourceDenied, SourceMissing
+from modelyard.errors import ModelyardError, SourceDenied, SourceMissing
 from modelyard.models import Checksum, Pin, Restore, S3Location, SourceFile
+from modelyard.plans.archives import is_archived
 from modelyard.plans.digests import MARKER_NAME
 from modelyard.sources.base import Done, Sink, Transfer
 from modelyard.sources.s3_access import S3Access
@@ -26,7 +29,7 @@ from modelyard.sources.s3_answers import error_code, full_object_checksum, objec
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
-    from mypy_boto3_s3.type_defs import ObjectTypeDef, ObjectVersionTypeDef, RestoreStatusTypeDef
+    from mypy_boto3_s3.type_defs import HeadObjectOutputTypeDef, ObjectTypeDef, ObjectVersionTypeDef, RestoreStatusTypeDef
 
     from modelyard.sources.s3_fetch import S3Fetcher
 
@@ -86,7 +89,7 @@ class S3Source:
         """
         if self.pin is not Pin.ETAG:
             try:
-                yield from _versions(self._client, self.location)
+                yield from self._restored(_versions(self._client, self.location))
             except ClientError as error:
                 if error_code(error) not in _NO_VERSIONS:
                     raise source_error(error, self.location.uri) from error
@@ -99,18 +102,33 @@ class S3Source:
                 return
         # ListObjectVersions is a permission of its own, and some servers lack it: then the ETag is the pin.
         try:
-            yield from _objects(self._client, self.location)
+            yield from self._restored(_objects(self._client, self.location))
         except (ClientError, BotoCoreError) as error:
             raise source_error(error, self.location.uri) from error
         self.pin = Pin.ETAG
 
-    def stat(self, file: SourceFile) -> Checksum | None:
-        """The checksum of the whole object as the server keeps it."""
+    def _restored(self, files: Iterable[SourceFile]) -> Iterator[SourceFile]:
+        """With the restores that only a HEAD tells, where listings tell none; the first that is not restored ends the asking."""
+        ask = True
+        for file in files:
+            if not (ask and is_archived(file)):
+                yield file
+                continue
+            with suppress(ModelyardError):  # an account may list what it may not read: then it is as it was listed
+                file = replace(file, restore=_restore_told(self._head(file).get("Restore", "")))  # noqa: PLW2901 - the same file
+            ask = not is_archived(file)
+            yield file
+
+    def _head(self, file: SourceFile) -> "HeadObjectOutputTypeDef":
         try:
-            head = self._client.head_object(**self._pinned(file), ChecksumMode="ENABLED")
+            return self._client.head_object(**self._pinned(file), ChecksumMode="ENABLED")
         except (ClientError, BotoCoreError) as error:
             raise object_error(error, self.location, file) from error
-        return full_object_checksum({name.lower(): value for name, value in head["ResponseMetadata"]["HTTPHeaders"].items()})
+
+    def stat(self, file: SourceFile) -> Checksum | None:
+        """The checksum of the whole object as the server keeps it."""
+        headers = self._head(file)["ResponseMetadata"]["HTTPHeaders"]
+        return full_object_checksum({name.lower(): value for name, value in headers.items()})
 
     def read(self, file: SourceFile, start: int, count: int) -> bytes:
         """The object's ``count`` bytes at ``start``, by a request of their own."""
@@ -179,6 +197,15 @@ def _file(location: S3Location, entry: "ObjectVersionTypeDef | ObjectTypeDef", v
         return None
     restore = _restore(entry.get("RestoreStatus", {}))
     return SourceFile(path, entry["Size"], entry.get("ETag"), version, entry.get("StorageClass"), restore=restore)
+
+
+def _restore_told(header: str) -> Restore | None:
+    """By x-amz-restore: ``ongoing-request="false", expiry-date="..."``; a copy whose days are over has none.
+
+    https://docs.aws.amazon.com/AmazonS3/latest/API/API_HeadObject.html
+    """
+    ongoing = re.search('ongoing-request="(true|false)"', header)
+    return None if ongoing is None else Restore.UNDER_WAY if ongoing[1] == "true" else Restore.DONE
 
 
 def _restore(status: "RestoreStatusTypeDef") -> Restore | None:

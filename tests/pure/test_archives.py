@@ -3,7 +3,7 @@
 import io
 import json
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
@@ -141,13 +141,16 @@ class Raw(io.BytesIO):
         yield self.read()
 
 
-def client(*answers: Answer, asked: list[AWSPreparedRequest] | None = None) -> Any:
-    """A real client, whose requests are noted and get these answers one after the other."""
-    coming = list(answers)
+def client(*answers: Answer, asked: list[AWSPreparedRequest] | None = None, restores: Iterable[str] = ()) -> Any:
+    """A real client, whose requests are noted and get these answers one after the other; HEADs get one of ``restores`` each."""
+    coming, heads = list(answers), iter(restores)
 
     def answer(request: AWSPreparedRequest, **_: Any) -> AWSResponse:
         if asked is not None:
             asked.append(request)
+        if request.method == "HEAD":
+            told = next(heads, "")
+            return AWSResponse(request.url, 200, HTTPHeaders.from_pairs([("x-amz-restore", told)] if told else []), Raw())
         status, body = coming.pop(0)
         return AWSResponse(request.url, status, HTTPHeaders(), Raw(body.encode()))
 
@@ -191,7 +194,9 @@ def refusal(status: int, code: str) -> Answer:
 def questions(asked: list[AWSPreparedRequest]) -> list[tuple[str, bool]]:
     """What was listed, and whether with the restores."""
     return [
-        ("versions" if "versions" in request.url else "objects", "x-amz-optional-object-attributes" in request.headers) for request in asked
+        ("versions" if "versions" in request.url else "objects", "x-amz-optional-object-attributes" in request.headers)
+        for request in asked
+        if request.method == "GET"
     ]
 
 
@@ -202,8 +207,26 @@ def test_a_listing_tells_restores(pin: Pin, status: str, expected: Restore | Non
     answer = versions(status) if pin is Pin.VERSION else objects(status)
     [file] = S3Source(SOURCE, client(answer, asked=asked), pin).list()
     assert (file.storage_class, file.restore) == ("GLACIER", expected)
-    assert [request.headers["x-amz-optional-object-attributes"] for request in asked] == [b"RestoreStatus"]
+    assert [each.headers["x-amz-optional-object-attributes"] for each in asked if each.method == "GET"] == [b"RestoreStatus"]
     assert bool(archive_problems([file], SOURCE)) is (expected is not Restore.DONE)
+
+
+@pytest.mark.parametrize(
+    ("restores", "expected", "heads"),
+    [
+        pytest.param(['ongoing-request="false", expiry-date="Fri, 21 Dec 2029 00:00:00 GMT"'] * 2, [Restore.DONE] * 2, 2, id="restored"),
+        pytest.param(['ongoing-request="true"'] * 2, [Restore.UNDER_WAY] * 2, 2, id="under way"),
+        pytest.param([], [None, None], 1, id="the first is archived: no more are asked for"),
+    ],
+)
+def test_restores_that_a_listing_does_not_tell(restores: list[str], expected: list[Restore | None], heads: int) -> None:
+    asked: list[AWSPreparedRequest] = []
+    body = objects("").body
+    entry = body[body.index("<Contents>") : body.index("</ListBucketResult>")]
+    two = Answer(200, body.replace(entry, entry + entry.replace("w.bin", "x.bin")))
+    found = list(S3Source(SOURCE, client(two, asked=asked, restores=restores), Pin.ETAG).list())
+    assert [file.restore for file in found] == expected
+    assert [request.method for request in asked].count("HEAD") == heads
 
 
 @pytest.mark.parametrize(("status", "code"), [(400, "InvalidArgument"), (501, "NotImplemented")])
