@@ -201,8 +201,7 @@ def remove_claim(plan: CheckPlan, cache: CacheSpec, kube: Kube) -> Removal:
     try:
         return remove_probe_claim(kube, cache.namespace, plan.claim, REMOVE_TIMEOUT.total_seconds())
     except ClusterRefused as error:
-        get_run_logger().warning("%s", error)
-        return Removal(claim_gone=False, volume=None, end=VolumeEnd.NONE)
+        return Removal(claim_gone=False, volume=None, end=VolumeEnd.NONE, refusal=str(error))
 
 
 def publish(report: StorageReport, plan: CheckPlan, cache: CacheSpec) -> None:

@@ -49,6 +49,7 @@ class CheckPlan:
     """The claim to check, and the nodes to check it from; a node of None leaves the choice to the scheduler."""
 
     nonce: str
+    namespace: str
     claim: str
     temporary: bool
     storage_class: str | None
@@ -82,6 +83,7 @@ class Removal:
     claim_gone: bool
     volume: str | None
     end: VolumeEnd
+    refusal: str = ""  # why the claim may not be deleted
 
 
 def probe_claim_name(nonce: str) -> str:
@@ -116,6 +118,7 @@ def plan_check(request: CheckRequest, facts: CheckFacts) -> CheckPlan:
     pinned = _mounted_on(facts.claim) if mode is not AccessMode.READ_WRITE_MANY else ()
     return CheckPlan(
         nonce=request.nonce,
+        namespace=request.cache.namespace,
         claim=checked_claim(request) or probe_claim_name(request.nonce),
         temporary=request.storage_class is not None,
         storage_class=request.storage_class or (facts.claim.storage_class if facts.claim else None),

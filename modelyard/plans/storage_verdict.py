@@ -139,7 +139,7 @@ _MEANINGS = {
 
 def judge(plan: CheckPlan, seen: Seen) -> StorageReport:
     """The report of a check. No side effects."""
-    findings = (*_claim(seen), *_writing(seen), *_reading(seen), *_capacity(plan, seen), *_ending(seen), *_notes(plan))
+    findings = (*_claim(seen), *_writing(seen), *_reading(seen), *_capacity(plan, seen), *_ending(plan, seen), *_notes(plan))
     written = _written(seen)
     return StorageReport(
         subject=plan.subject,
@@ -233,7 +233,7 @@ def _has_own_size(total: int, claimed: int) -> bool:
     return claimed / _FAR_BEYOND <= total <= claimed * _FAR_BEYOND
 
 
-def _ending(seen: Seen) -> Iterator[StorageFinding]:
+def _ending(plan: CheckPlan, seen: Seen) -> Iterator[StorageFinding]:
     if seen.clean and seen.clean.result:
         yield from (_lacking(each, None) for each in seen.clean.result.lacks)
     elif seen.clean:
@@ -242,9 +242,9 @@ def _ending(seen: Seen) -> Iterator[StorageFinding]:
     if removal is None:
         return
     if not removal.claim_gone:
-        yield StorageFinding(
-            severity=Severity.LIMIT, what="the check's claim is still there", next_step="`kubectl get pvc -l modelyard.dev/check` shows it"
-        )
+        why = f": {removal.refusal}" if removal.refusal else ""
+        step = f"`kubectl -n {plan.namespace} delete pvc {plan.claim}`"
+        yield StorageFinding(severity=Severity.LIMIT, what=f"the check's own claim is still there{why}", next_step=step)
     if text := _VOLUME_ENDS.get(removal.end):
         yield StorageFinding(
             severity=Severity.LIMIT if removal.end is VolumeEnd.LEFT else Severity.NOTE,

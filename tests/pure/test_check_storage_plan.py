@@ -61,6 +61,7 @@ def test_tolerations(toleration: dict[str, Any]) -> None:
 def test_a_class_is_tried_on_a_claim_of_its_own_from_every_node() -> None:
     assert plan_check(REQUEST, FACTS) == CheckPlan(
         nonce=NONCE,
+        namespace="models",
         claim=probe_claim_name(NONCE),
         temporary=True,
         storage_class="nfs",
@@ -219,7 +220,10 @@ def test_what_becomes_of_the_volume_is_told(end: VolumeEnd, severity: Severity, 
     [finding] = report.findings
     assert finding.severity is severity
     assert words in finding.next_step
-    assert "`kubectl get pvc" in str(judge(PLAN, replace(SOUND, removal=Removal(False, None, VolumeEnd.NONE))).findings[0])  # noqa: FBT003
+    left = Removal(claim_gone=False, volume=None, end=VolumeEnd.NONE, refusal="not you")
+    assert f"still there: not you; `kubectl -n models delete pvc {PLAN.claim}`" in str(
+        judge(PLAN, replace(SOUND, removal=left)).findings[0]
+    )
 
 
 def test_a_result_with_every_lack_fits_a_termination_message() -> None:
