@@ -12,6 +12,7 @@ from modelyard.images.build import ModelLayer
 from modelyard.images.descriptors import Descriptor
 from modelyard.images.limits import limits_of
 from modelyard.modelcar.layer_reader import LayerReader
+from modelyard.oci.http import Failures
 from modelyard.oci.registry import Repository
 from modelyard.oci.uploads import Upload
 
@@ -32,12 +33,13 @@ class LayerPush:
     _upload: Upload | None = None
     _sent: int = 0  # of the upload under way
     _furthest: int = 0  # that any upload came
-    _failures: int = 0  # in a row, without getting further
     _mismatches: int = 0
     _resume: bool = field(init=False)
+    _failures: Failures = field(init=False)  # in a row, without getting further
 
     def __post_init__(self) -> None:
         self._resume = self.repository.http.access.resume_uploads
+        self._failures = Failures(self.repository.patience)
 
     def run(self) -> ModelLayer:
         """The layer as the registry has it, each file compared with its source's checksum before the layer was committed.
@@ -100,13 +102,12 @@ class LayerPush:
             self.reader.forget()
             self._abandon()
             self._furthest = 0
-        self._failures = 1 if self._sent > self._furthest else self._failures + 1
-        self._furthest = max(self._furthest, self._sent)
-        tries = max(self._failures, self._mismatches)
-        if self.repository.patience.ends(tries, error):
-            raise error
-        self.on_note(f"{error}; try {tries + 1} of {self.repository.patience.attempts}")
-        self.repository.patience.wait(tries, error)
+        if self._sent > self._furthest:
+            self._failures.clear()
+            self._furthest = self._sent
+        self._failures.add(error, least=self._mismatches)
+        self.on_note(f"{error}; {self._failures.next_try}")
+        self._failures.wait(error)
 
     def _abandon(self) -> None:
         if self._upload:

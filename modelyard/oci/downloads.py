@@ -10,6 +10,7 @@ from modelyard.errors import ContentMismatch, ModelyardError, RegistryUnavailabl
 from modelyard.images.descriptors import Descriptor
 from modelyard.oci.answers import network_error
 from modelyard.oci.bodies import drained, dropped
+from modelyard.oci.http import Failures
 from modelyard.oci.registry import Repository
 
 #: Handed on at a time: enough for a write past the page cache.
@@ -92,14 +93,13 @@ def whole_blob(repository: Repository, blob: Descriptor) -> Generator[bytes]:
     Raises:
         ModelyardError: the last failure.
     """
-    position, failures = 0, 0
+    position, failures = 0, Failures(repository.patience)
     while position < blob.size:
         try:
             for chunk in Download(repository, blob, position, blob.size).chunks():
-                position, failures = position + len(chunk), 0
+                position += len(chunk)
+                failures.clear()
                 yield chunk
         except Temporary as error:
-            failures += 1
-            if repository.patience.ends(failures, error):
-                raise
-            repository.patience.wait(failures, error)
+            failures.add(error)
+            failures.wait(error)

@@ -48,11 +48,6 @@ class Patience:
     answer: float = 45.0
     silences: int = 4
 
-    def ends(self, failures: int, error: Temporary) -> bool:
-        """Whether there is no other try after so many failures in a row, of which ``error`` was the last."""
-        silent = isinstance(error, RegistryUnavailable) and error.silent
-        return failures >= (min(self.attempts, self.silences) if silent else self.attempts)
-
     def wait(self, failures: int, error: Temporary) -> None:
         """Wait before the next try after so many failures in a row: anywhere up to the doubled time, so that many do not come at once.
 
@@ -66,15 +61,58 @@ class Patience:
 
     def through(self, attempt: Callable[[], Got]) -> Got:
         """What ``attempt`` gives, tried again after Temporary errors."""
-        failures = 0
+        failures = Failures(self)
         while True:
             try:
                 return attempt()
             except Temporary as error:
-                failures += 1
-                if self.ends(failures, error):
-                    raise
-                self.wait(failures, error)
+                failures.add(error)
+                failures.wait(error)
+
+
+@dataclass(slots=True)
+class Failures:
+    """Failures in a row of one thing that is tried.
+
+    Silences in a row are counted apart: one that follows other failures is the first, and any other failure ends their row.
+    """
+
+    patience: Patience
+    all: int = 0
+    silences: int = 0
+
+    def add(self, error: Temporary, least: int = 0) -> None:
+        """Count ``error``; ``least``: how many failures there were at any rate.
+
+        Raises:
+            Temporary: ``error``, as there is no other try.
+        """
+        silent = isinstance(error, RegistryUnavailable) and error.silent
+        self.all = max(self.all + 1, least)
+        self.silences = self.silences + 1 if silent else 0
+        count, most = self._nearest()
+        if count >= most:
+            raise error
+
+    def clear(self) -> None:
+        """Something came of it: no failure counts any more."""
+        self.all = self.silences = 0
+
+    @property
+    def next_try(self) -> str:
+        """The number of the next try, and how many there are if it fails as the last did."""
+        count, most = self._nearest()
+        return f"try {count + 1} of {most}"
+
+    def wait(self, error: Temporary) -> None:
+        """Wait before the next try."""
+        self.patience.wait(self.all, error)
+
+    def _nearest(self) -> tuple[int, int]:
+        """The count that is nearest to its limit, and the limit."""
+        told = self.patience
+        limits = [(self.all, told.attempts)] + [(self.silences, min(told.attempts, told.silences))] * bool(self.silences)
+        return min(limits, key=lambda limit: limit[1] - limit[0])
 
 
 @dataclass(frozen=True, slots=True)
