@@ -71,11 +71,15 @@ class ClusterUnavailable(Temporary):
 
 
 class RegistryUnavailable(Temporary):
-    """The registry is throttling, unreachable, or broke the connection or the upload. ``silent``: it says nothing at all."""
+    """The registry is throttling, unreachable, or broke the connection or the upload.
 
-    def __init__(self, message: str, *, delay: float = 10.0, silent: bool = False) -> None:
+    ``silent``: it says nothing at all; ``long``: nor where it was given the time to work. ``spent``: it was silent as often as it may
+    be, so that nothing of which this was a part is tried again either.
+    """
+
+    def __init__(self, message: str, *, delay: float = 10.0, silent: bool = False, long: bool = False) -> None:
         super().__init__(message, delay=delay)
-        self.silent = silent
+        self.silent, self.long, self.spent = silent, long, False
 
 
 class ContentMismatch(Temporary):

@@ -59,8 +59,8 @@ def _lasting(status: int, code: str, said: str) -> ModelyardError:
     return RegistryRefused(said)
 
 
-def network_error(error: HTTPError, subject: str) -> ModelyardError:
-    """What a request that got no answer means."""
+def network_error(error: HTTPError, subject: str, *, works: bool = False) -> ModelyardError:
+    """What a request that got no answer means. ``works``: the registry was given long to work on it."""
     text = str(error)
     if "CERTIFICATE_VERIFY_FAILED" in text:
         return RegistryDenied(
@@ -69,8 +69,9 @@ def network_error(error: HTTPError, subject: str) -> ModelyardError:
     if "WRONG_VERSION_NUMBER" in text or "wrong version number" in text:
         return RegistryRefused(f"{subject}: the registry speaks plain HTTP; allow that in the registry's block if it is meant")
     if _is_silence(error):
+        long = works and isinstance(error, ReadTimeoutError)  # that it takes nothing shows sooner
         said = f"{subject}: the registry says nothing ({text[:_SHOWN]})"
-        return RegistryUnavailable(f"{said}; check that it, and any proxy before it, does its work", delay=0, silent=True)
+        return RegistryUnavailable(f"{said}; check that it, and any proxy before it, does its work", delay=0, silent=True, long=long)
     said = f"{subject}: the registry cannot be reached, or broke the connection ({text[:_SHOWN]})"
     return RegistryUnavailable(f"{said}; check its host and port, and that it runs", delay=0)
 

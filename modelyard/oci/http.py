@@ -39,7 +39,8 @@ class Patience:
     """How often, and after which waits (seconds, doubled each time), something is tried again.
 
     ``answer``: seconds without a byte after which a registry counts as silent, where it has nothing to do that takes long;
-    ``silences``: how often in a row at most it may be: so often would ``attempts`` be a long time to say nothing.
+    ``silences``: how often in a row at most it may be: so often would ``attempts`` be a long time to say nothing;
+    ``long_silences``: how often of these where it is given a quarter of an hour each time.
     """
 
     attempts: int = 8
@@ -47,6 +48,7 @@ class Patience:
     longest: float = 20.0
     answer: float = 45.0
     silences: int = 4
+    long_silences: int = 2
 
     def wait(self, failures: int, error: Temporary) -> None:
         """Wait before the next try after so many failures in a row: anywhere up to the doubled time, so that many do not come at once.
@@ -80,23 +82,29 @@ class Failures:
     patience: Patience
     all: int = 0
     silences: int = 0
+    long_silences: int = 0
 
     def add(self, error: Temporary, least: int = 0) -> None:
         """Count ``error``; ``least``: how many failures there were at any rate.
 
         Raises:
-            Temporary: ``error``, as there is no other try.
+            Temporary: ``error``, as there is no other try; if it came from silence, nor of what this one is a part.
         """
-        silent = isinstance(error, RegistryUnavailable) and error.silent
         self.all = max(self.all + 1, least)
-        self.silences = self.silences + 1 if silent else 0
-        count, most = self._nearest()
-        if count >= most:
+        if not isinstance(error, RegistryUnavailable) or not error.silent:
+            self.silences = self.long_silences = 0
+            if self._is_over():
+                raise error
+            return
+        self.silences += 1
+        self.long_silences += error.long
+        error.spent = error.spent or self._is_over()
+        if error.spent:
             raise error
 
     def clear(self) -> None:
         """Something came of it: no failure counts any more."""
-        self.all = self.silences = 0
+        self.all = self.silences = self.long_silences = 0
 
     @property
     def next_try(self) -> str:
@@ -108,11 +116,15 @@ class Failures:
         """Wait before the next try."""
         self.patience.wait(self.all, error)
 
+    def _is_over(self) -> bool:
+        count, most = self._nearest()
+        return count >= most
+
     def _nearest(self) -> tuple[int, int]:
         """The count that is nearest to its limit, and the limit."""
         told = self.patience
-        limits = [(self.all, told.attempts)] + [(self.silences, min(told.attempts, told.silences))] * bool(self.silences)
-        return min(limits, key=lambda limit: limit[1] - limit[0])
+        limits = [(self.all, told.attempts), (self.silences, told.silences), (self.long_silences, told.long_silences)]
+        return min(((count, min(most, told.attempts)) for count, most in limits if count), key=lambda limit: limit[1] - limit[0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +133,7 @@ class _Request:
     headers: dict[str, str]
     timeout: urllib3.Timeout
     body: bytes | Iterable[bytes] | None = None
+    works: bool = False
 
     @property
     def is_repeatable(self) -> bool:
@@ -163,8 +176,8 @@ class Http:
             RegistryRefused: the answer is longer than any but a blob's may be.
             ModelyardError: there is no answer, or no authorization.
         """
-        told = _Request(method, dict(headers or {}), self._late if works else self._soon, body)
-        return _read(self._authorized(told, url, scopes), f"{method} {_shown(self.resolve(url))}")
+        told = _Request(method, dict(headers or {}), self._late if works else self._soon, body, works)
+        return _read(self._authorized(told, url, scopes), f"{method} {_shown(self.resolve(url))}", works=works)
 
     def stream(
         self, wanted: AbstractSet[int], url: str, scopes: tuple[str, ...], subject: str, headers: Mapping[str, str] | None = None
@@ -254,17 +267,17 @@ class Http:
                 retries=False,
             )
         except HTTPError as error:
-            raise network_error(error, f"{request.method} {_shown(url)}") from error
+            raise network_error(error, f"{request.method} {_shown(url)}", works=request.works) from error
 
     def _ask_for_token(self, method: str, url: str, headers: dict[str, str], body: bytes | None) -> Answer:
         return _read(self._send(_Request(method, headers, self._soon, body), url, {}), f"{method} {_shown(url)}")
 
 
-def _read(response: BaseHTTPResponse, subject: str) -> Answer:
+def _read(response: BaseHTTPResponse, subject: str, *, works: bool = False) -> Answer:
     try:
         return read_answer(response, subject)
     except HTTPError as error:
-        raise network_error(error, subject) from error
+        raise network_error(error, subject, works=works) from error
 
 
 def _shown(url: str) -> str:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -20,12 +20,16 @@ from modelyard.errors import ContentMismatch, Refused, RegistryRefused, Registry
 from modelyard.images.limits import MAX_LAYERS
 from modelyard.modelcar import layer_reader, resolve
 from modelyard.modelcar.tuning import Tuning
+from modelyard.oci import http
 from modelyard.oci.http import Patience
 from modelyard.plans import modelcar
+from modelyard.sources.oci import OciSource
+from tests.services.oci.archives import GZIP, model_layer, push_image
 from tests.services.oci.building import Builder, new_repository
 from tests.services.oci.oracle import assert_modelcar, copied_blobs, document, get
 from tests.services.oci.registries import KINDS, Registry, running_registry
 from tests.services.oci.registry_proxy import Fault, RegistryProxy, proxy_before
+from tests.services.oci.sources import location
 from tests.services.oci.test_faults import DRIVER, FEW_TRIES, UPLOAD, assert_untagged, builder, weights
 from tests.services.s3_fixtures import REPOSITORY, Bucket
 
@@ -167,6 +171,32 @@ def test_a_registry_that_works_long_on_a_layer_is_not_taken_for_silent(bucket: B
     assert [fault.done for fault in works] == [1, 1]
     assert_modelcar(proxy.registry.host, repository, "v1", files)
     assert len([line for line in proxy.passed if line.startswith("PATCH ")]) == 1
+
+
+@pytest.mark.parametrize("line", ["^PATCH ", "^PUT .*/uploads/.*digest="], ids=["sent", "committed"])
+def test_a_registry_that_never_ends_its_work(line: str, bucket: Bucket, proxy: RegistryProxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is given the long time twice, not four times or, with all that is around it, sixteen."""
+    monkeypatch.setattr(http, "_WORK_SECONDS", 1.0)
+    repository, silence = new_repository(), Fault(line, stall=FOR_GOOD, times=1000)
+    bucket.put({"a": b"1"})  # so small that it is sent before the proxy takes a byte
+    proxy.faults = [silence]
+    with pytest.raises(RegistryUnavailable, match=r"the registry says nothing .*read timeout=1.0"):
+        builder(bucket, proxy, HURRIED).build(repository=repository)
+    assert silence.done == 2
+    assert_untagged(proxy.registry, repository)
+
+
+def test_a_blob_of_which_nothing_comes_is_asked_for_four_times(proxy: RegistryProxy) -> None:
+    """Not four times as often, though the reading of a layer is begun anew too after what passes."""
+    repository, silence = new_repository(), Fault("^GET .*/blobs/", stall=FOR_GOOD, times=1000)
+    push_image(proxy.registry.url, repository, "v1", [model_layer({"config.json": b"{}"})], GZIP)
+    proxy.faults = [silence]
+    with (
+        closing(OciSource(location(proxy, repository), proxy.keychain, patience=HURRIED.patience)) as image,
+        pytest.raises(RegistryUnavailable, match="the registry says nothing"),
+    ):
+        list(image.list())
+    assert silence.done == HURRIED.patience.silences
 
 
 def test_what_waits_for_an_answer_by_default() -> None:
