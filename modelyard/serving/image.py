@@ -4,6 +4,7 @@ import tarfile
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import closing
+from functools import partial
 
 from modelyard.errors import ModelyardError
 from modelyard.images.build import read_layers
@@ -75,7 +76,7 @@ def _lacking(layers: Iterable[Descriptor], repository: Repository) -> tuple[str,
             unread = True
         elif left:
             try:
-                left -= _programs(layer, repository)
+                left -= repository.patience.through(partial(_programs, layer, repository))
             except (tarfile.TarError, EOFError, zlib.error):  # compressed otherwise, or no archive
                 unread = True
     return None if left and unread else tuple(name for name in PROGRAMS if name in left)

@@ -13,6 +13,7 @@ from modelyard.serving.image import read_image
 from tests.services.oci.bases import push_base
 from tests.services.oci.building import AMD64, ARM64, Builder
 from tests.services.oci.registries import Registry
+from tests.services.oci.registry_proxy import Fault, proxy_before
 from tests.services.oci.test_access import password_registry
 from tests.services.s3_fixtures import Bucket
 
@@ -42,6 +43,20 @@ def test_an_image_of_others_and_none(registry: Registry) -> None:
     assert found
     assert (found.digest, found.platforms, found.files) == (digest, (AMD64,), None)
     assert read_image(reference.at(tag="v2"), registry.keychain) is None
+
+
+@pytest.mark.parametrize("fault", [pytest.param({"cut_answer": 1}, id="cut"), pytest.param({"status": 503}, id="503")])
+def test_a_base_layer_that_breaks_is_read_again(fault: dict[str, int], registry: Registry) -> None:
+    push_base(registry.url, "broken", "v1", ("linux/amd64",), index=False)
+    with proxy_before(registry) as proxy:
+        reference = Reference(host=proxy.host, repository="broken", tag="v1")
+        whole = read_image(reference, proxy.keychain)
+        harm = Fault("^GET .*/blobs/", skip=1, **fault)  # type: ignore[arg-type]  # the first is the config
+        proxy.faults = [harm]
+        assert read_image(reference, proxy.keychain) == whole
+        assert whole
+        assert whole.lacks == PROGRAMS[1:]
+    assert harm.done == 1
 
 
 def test_an_image_that_only_some_may_pull(bucket: Bucket, password_registry: Registry) -> None:
