@@ -6,7 +6,7 @@ import ssl
 import time
 from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import TypeVar
 from urllib.parse import urljoin, urlsplit, urlunsplit
@@ -130,9 +130,9 @@ class Failures:
 @dataclass(frozen=True, slots=True)
 class _Request:
     method: str
-    headers: dict[str, str]
+    headers: dict[str, str] = field(repr=False)  # an Authorization
     timeout: urllib3.Timeout
-    body: bytes | Iterable[bytes] | None = None
+    body: bytes | Iterable[bytes] | None = field(default=None, repr=False)  # a refresh token
     works: bool = False
 
     @property

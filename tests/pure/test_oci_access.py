@@ -4,10 +4,12 @@ import base64
 import json
 
 import pytest
+from urllib3 import Timeout
 
 from modelyard.errors import RegistryDenied
 from modelyard.images.references import Reference
 from modelyard.oci.access import Access, Credentials, Keychain, read_docker_config
+from modelyard.oci.http import _Request
 from modelyard.oci.tokens import Challenge
 from modelyard.oci.uploads import SEND_SIZE, sendable
 
@@ -79,3 +81,8 @@ def test_pieces_hold_the_same_bytes(sizes: list[int]) -> None:
     pieces = [bytes(piece) for piece in sendable(iter(chunks))]
     assert b"".join(pieces) == b"".join(chunks)
     assert all(0 < len(piece) <= SEND_SIZE for piece in pieces)
+
+
+def test_a_request_shows_no_secret() -> None:
+    told = _Request("POST", {"Authorization": "Basic s3cret"}, Timeout(1), b"refresh_token=s3cret")
+    assert "s3cret" not in repr(told) + str(told)
