@@ -20,6 +20,8 @@ from modelyard.errors import ModelyardError, RegistryUnavailable, Temporary
 
 Condition = Callable[["Task[..., Any]", TaskRun, "State[Any]"], bool]
 
+#: Of the file system's errors, those that say what is wrong with a path.
+_PATHS = (FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError, FileExistsError)
 #: Of others, what may go away by itself.
 _PASSING = (
     OSError,  # connections, time-outs and TLS among them
@@ -57,7 +59,7 @@ def _only(kinds: tuple[type[Temporary], ...]) -> Condition:
 
 
 def _passes(error: Exception) -> bool:
-    if isinstance(error, ValueError):  # an address that cannot be read is one of urllib3's errors too
+    if isinstance(error, (ValueError, *_PATHS)):  # an address that cannot be read is one of urllib3's errors too
         return False
     if isinstance(error, httpx.HTTPStatusError):  # of Prefect's API
         return error.response.is_server_error or error.response.status_code == HTTPStatus.TOO_MANY_REQUESTS

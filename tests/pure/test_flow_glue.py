@@ -59,6 +59,7 @@ def test_summary(result: LoadResult, text: str) -> None:
 
 
 MISTAKES = (TypeError, AttributeError, KeyError, IndexError, NameError, AssertionError, ValueError, NotImplementedError, RuntimeError)
+PATHS = (FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError, FileExistsError)
 
 
 def status_error(status: int) -> httpx.HTTPStatusError:
@@ -93,7 +94,7 @@ def validation_error() -> ValidationError:
         pytest.param(Failed(data=EndpointConnectionError(endpoint_url="https://x")), True, id="botocore: a connection"),
         pytest.param(Failed(data=ReadTimeoutError(endpoint_url="https://x")), True, id="botocore: a time-out"),
         pytest.param(Failed(data=ParamValidationError(report="?")), False, id="botocore: called wrongly"),
-        *(pytest.param(Failed(data=kind("?")), False, id=kind.__name__) for kind in MISTAKES),
+        *(pytest.param(Failed(data=kind("?")), False, id=kind.__name__) for kind in MISTAKES + PATHS),
         pytest.param(Failed(data=validation_error()), False, id="pydantic: what is no value"),
         pytest.param(Completed(data=1), False, id="done"),
     ],
