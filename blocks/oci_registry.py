@@ -168,6 +168,7 @@ class OciRegistry(Block):
         Raises:
             RegistryDenied: that Secret cannot be read, or has nothing for this registry.
             ClusterUnavailable: its cluster does not answer.
+            Refused: its cluster's block cannot be used.
         """
         others = self._docker_config()
         own = Credentials(self.username, self.password.get_secret_value()) if self.username and self.password else None

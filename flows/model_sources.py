@@ -4,6 +4,7 @@ from contextlib import closing
 from dataclasses import dataclass
 
 from blocks import OciRegistry, S3Source, load_block
+from flows.keychains import keychain_of_block
 from flows.parameters import parse_image
 from flows.signing import demand_signature
 from modelyard.caches import CacheSpec
@@ -80,7 +81,7 @@ def model_source(block: str, path: str) -> BucketSource | ImageSource:
         return BucketSource(files, files.location(path))
     registry = load_block(OciRegistry, block)
     image = demand_signature(_reference(path), registry)
-    access = registry.keychain().access(image)
+    access = keychain_of_block(registry).access(image)
     tag = None if image.digest else image.tag  # a digest decides alone, wherever the tag is by now
     location = OciLocation(host=image.host, repository=image.repository, tag=tag, digest=image.digest, plain_http=access.plain_http)
     return ImageSource(Keychain(access), location)

@@ -10,6 +10,7 @@ from prefect.logging import get_run_logger
 from pydantic import Field
 
 from blocks import OciRegistry, SigningKey, load_block
+from flows.keychains import keychain_of_block
 from flows.modelcar_sites import InRun, end_build, end_build_never_started, image_key, site_of
 from flows.parameters import BUSYBOX, ShortText, parse_image
 from flows.plans import publish_plan
@@ -85,14 +86,14 @@ def build_modelcar(  # noqa: PLR0913, PLR0917 - these are the fields of the form
     request = request_of(model, version, site.location, Reference(host=target.host, repository=repository, tag=tag), base, platforms)
     rules = {"move_tag": move_tag, "weights": target.weight_formats, "require_digests": target.require_digests}
     request = request.model_copy(update={"previous": parse_image(previous, "previous") if previous else None, **rules})
-    request = believing(request, target.keychain(), trust, records=isinstance(site, InRun))
+    request = believing(request, keychain_of_block(target), trust, records=isinstance(site, InRun))
     plan = site.plan(request)
     key_of_plan = image_key(request, "plan")
     publish_plan(describe(plan), plan.problems, key=key_of_plan, description=f"Plan {plan.digest}", dry_run=dry_run)
     if dry_run:
         return report_of(plan)
     plan, built = site.build(plan.approved())
-    image = publish_image(plan, built, target.keychain(), key)
+    image = publish_image(plan, built, keychain_of_block(target), key)
     publish_result(plan, built, image)
     return report_of(plan, built, image)
 

@@ -13,6 +13,7 @@ from prefect.logging import get_run_logger
 from blocks import OciRegistry, S3Source, load_block
 from flows.cache_blocks import load_cache
 from flows.hooks import end_jobs, end_jobs_never_started
+from flows.keychains import keychain_of_block
 from flows.orders import carry_out
 from flows.progress import LoadProgress
 from flows.retries import retried
@@ -151,7 +152,7 @@ def site_of(path: str, source: str, registry: OciRegistry, cache: str | None, cl
     if not cache:
         if files is None:
             raise Refused([Problem("cache", "is empty, and the path is on a claim", "name the cache whose claim it is")])
-        return InRun(files, files.location(path), registry.keychain(), trust)
+        return InRun(files, files.location(path), keychain_of_block(registry), trust)
     kube, spec = load_cache(cache, cluster)
     location = files.location(path) if files else claim_location(path, spec.claim)
     if trust and (problems := vouching_problems(location)):

@@ -11,6 +11,7 @@ from prefect.logging import get_run_logger
 from pydantic import Field
 
 from blocks import Cluster, OciRegistry, load_block
+from flows.keychains import keychain_of_block
 from flows.model_images import find_image
 from flows.parameters import BUSYBOX, ImageText, KubeName, Labels, ShortText, parse_image
 from flows.plans import publish_plan, tell_plan
@@ -102,7 +103,7 @@ def prepull_image(  # noqa: PLR0913, PLR0917 - these are the fields of the form
         return PrepullReport(image=str(request.image), action="let go", nodes=() if dry_run else take_away(request, kube))
     target = load_block(OciRegistry, registry)
     request = request.model_copy(update={"image": demand_signature(request.image, target)})
-    plan = resolve(request, find_image(request.image, target.keychain()), kube)
+    plan = resolve(request, find_image(request.image, keychain_of_block(target)), kube)
     key, title = _key(request, "plan"), f"Pre-pull {request.image}"
     publish_plan(describe_prepull(plan), plan.problems, key=key, description=title, dry_run=dry_run)
     if dry_run:

@@ -10,6 +10,7 @@ from prefect.logging import get_run_logger
 from pydantic import Field
 
 from blocks import Cluster, OciRegistry, load_block
+from flows.keychains import keychain_of_block
 from flows.model_images import find_image
 from flows.parameters import BUSYBOX, ImageText, KubeName, Labels, ShortText, parse_image
 from flows.plans import publish_plan
@@ -116,7 +117,7 @@ def serve_modelcar(  # noqa: PLR0913, PLR0917 - these are the fields of the form
     )
     wait = parse_duration(patience)
     kube = Kube(load_block(Cluster, cluster).get_client())
-    plan = resolve(request, find_image(request.image, target.keychain()), kserve_namespace, kube)
+    plan = resolve(request, find_image(request.image, keychain_of_block(target)), kserve_namespace, kube)
     text, key = describe_serving(plan, yaml.safe_dump(plan.manifest, sort_keys=False)), _key(request, "plan")
     publish_plan(text, plan.problems, key=key, description=f"Serve {request.uri}", dry_run=dry_run)
     if dry_run:

@@ -5,6 +5,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from blocks import OciRegistry, SigningKey
+from flows.keychains import keychain_of_block
 from modelyard.errors import Problem, Refused
 from modelyard.images.references import Reference
 from modelyard.modelcar.resolve import earlier_builds
@@ -24,7 +25,7 @@ def demand_signature(image: Reference, registry: OciRegistry) -> Reference:
         Refused: the block has trusted keys, and none of them signed the image and its files.
     """
     keys = registry.public_keys()
-    return Reference.parse(check_signature(image, registry.keychain(), keys).image) if keys else image
+    return Reference.parse(check_signature(image, keychain_of_block(registry), keys).image) if keys else image
 
 
 def trust_of(registry: OciRegistry, key: SigningKey | None) -> Trust | None:

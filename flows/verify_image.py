@@ -7,6 +7,7 @@ from prefect.artifacts import create_markdown_artifact
 from pydantic import Field
 
 from blocks import OciRegistry, load_block
+from flows.keychains import keychain_of_block
 from flows.parameters import ImageText, ShortText, parse_image
 from flows.signing import check_signature
 from modelyard.errors import Problem, Refused
@@ -42,7 +43,7 @@ def verify_image(
         RegistryMissing: there is no such image.
     """
     target = load_block(OciRegistry, registry)
-    verified = check_signature(parse_image(image), target.keychain(), _keys(public_key, target), read_layers=read_layers)
+    verified = check_signature(parse_image(image), keychain_of_block(target), _keys(public_key, target), read_layers=read_layers)
     repository = Reference.parse(verified.image)
     key = artifact_key("verified", repository.repository, repository.host)
     create_markdown_artifact(describe(verified), key=key, description=f"Signed by {verified.key[:12]}")

@@ -88,14 +88,17 @@ def is_owned(live: Manifest) -> bool:
     return bool(labels.get("app.kubernetes.io/managed-by") == OWNERSHIP["app.kubernetes.io/managed-by"])
 
 
-def patiently(request: Callable[[], T]) -> T:
-    """The answer to an idempotent request, which is repeated while the API server is briefly away."""
-    for _ in range(_TRIES - 1):
+def patiently(request: Callable[[], T], seconds: float = 0.0) -> T:
+    """The answer to an idempotent request, which is repeated while the API server is briefly away, or for so many ``seconds``."""
+    tries, end = 0, time.monotonic() + seconds
+    while True:
         try:
             return request()
         except ClusterUnavailable as error:
+            tries += 1
+            if tries >= _TRIES and time.monotonic() >= end:
+                raise
             time.sleep(min(error.delay, _LONGEST_DELAY))
-    return request()
 
 
 def _send(kube: Kube, ref: ObjectRef, wanted: Manifest, *, dry_run: bool, force: bool) -> Manifest:
