@@ -123,7 +123,7 @@ def carry_out_build(order: BuildSpec, site: BesideData, timeout: timedelta) -> R
         subject = f"PersistentVolumeClaim/{cache.namespace}/{cache.claim}"
         raise Refused([Problem(subject, "is not there", "preload the model first, or name the block of another cache")])
     progress = LoadProgress(image_key(order.request, "progress"), str(order.request.image))
-    secrets = (site.source.secret_data() if site.source else {}) | secret_of(site.registry.keychain())
+    secrets = (site.source.secret_data() if site.source else {}) | secret_of(keychain_for(order.request, site.registry))
     if site.trust and (voucher := site.trust.record_secret(order.request.image)):
         secrets[VOUCHER_VARIABLE] = voucher.hex()
     report = carry_out(
@@ -139,6 +139,12 @@ def carry_out_build(order: BuildSpec, site: BesideData, timeout: timedelta) -> R
     )
     progress.finish("planned" if order.listing is None else summary(built(report)[1]))
     return report
+
+
+def keychain_for(request: ModelcarRequest, registry: OciRegistry) -> Keychain:
+    """What a Job's Secret holds of the registry's block: where it sends to and what it builds upon, and of a docker config no others."""
+    named = (request.image, request.base, request.previous)
+    return registry.keychain().only(each for each in named if each)
 
 
 def site_of(path: str, source: str, registry: OciRegistry, cache: str | None, cluster: str, trust: Trust | None) -> InRun | BesideData:

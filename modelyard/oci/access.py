@@ -3,7 +3,7 @@
 import base64
 import binascii
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -77,6 +77,12 @@ class Keychain:
         if reference.api_host == self.main.host:
             return self.main
         return Access(reference.api_host, credentials=credentials_for(reference.host, self.others))
+
+    def only(self, references: Iterable[Reference]) -> "Keychain":
+        """What is needed to reach these and the main registry: of others, no credentials go along."""
+        hosts = {reference.host for reference in references}
+        needed = {name: found for name, found in self.others.items() if any(credentials_for(host, {name: found}) for host in hosts)}
+        return Keychain(self.main, needed)
 
 
 def credentials_for(host: str, known: Mapping[str, Credentials]) -> Credentials | None:

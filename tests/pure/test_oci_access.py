@@ -4,14 +4,22 @@ import base64
 import json
 
 import pytest
+from pydantic import SecretStr
 from urllib3 import Timeout
 
+from blocks import OciRegistry
+from flows.modelcar_sites import keychain_for
+from flows.parameters import parse_image
 from modelyard.errors import RegistryDenied
+from modelyard.images.descriptors import Platform
 from modelyard.images.references import Reference
+from modelyard.models import ClaimLocation, ModelRef
 from modelyard.oci.access import Access, Credentials, Keychain, read_docker_config
+from modelyard.oci.environment import CONFIG_VARIABLE, secret_of
 from modelyard.oci.http import _Request
 from modelyard.oci.tokens import Challenge
 from modelyard.oci.uploads import SEND_SIZE, sendable
+from modelyard.plans.modelcar import ModelcarRequest
 
 
 def config(**auths: dict[str, str]) -> str:
@@ -81,6 +89,33 @@ def test_pieces_hold_the_same_bytes(sizes: list[int]) -> None:
     pieces = [bytes(piece) for piece in sendable(iter(chunks))]
     assert b"".join(pieces) == b"".join(chunks)
     assert all(0 < len(piece) <= SEND_SIZE for piece in pieces)
+
+
+def test_a_job_is_given_credentials_of_no_other_registries_than_it_needs() -> None:
+    text = config(
+        r_example={"auth": _auth("me", "main")}, base_example={"auth": _auth("me", "base")}, other_example={"auth": _auth("me", "x")}
+    )
+    hub = json.dumps({"auths": json.loads(text)["auths"] | {"https://index.docker.io/v1/": {"auth": _auth("hub", "p")}}})
+    request = ModelcarRequest(
+        model="m",
+        version="v1",
+        source=ClaimLocation(claim="c", model=ModelRef(name="m", version="v1")),
+        image=Reference(host="r.example", repository="m", tag="v1"),
+        base=Reference(host="base.example", repository="b", tag="1"),
+        platforms=(Platform.parse("linux/amd64"),),
+    )
+    registry = OciRegistry(host="r.example", docker_config=SecretStr(hub))
+    kept = keychain_for(request, registry)
+    assert read_docker_config(secret_of(kept)[CONFIG_VARIABLE]) == {
+        "r.example": Credentials("me", "main"),
+        "base.example": Credentials("me", "base"),
+    }
+    on_hub = keychain_for(request.model_copy(update={"base": parse_image("docker.io/library/busybox:1")}), registry)
+    assert set(on_hub.others) == {"r.example", "index.docker.io"}
+
+
+def _auth(username: str, password: str) -> str:
+    return base64.b64encode(f"{username}:{password}".encode()).decode()
 
 
 def test_a_request_shows_no_secret() -> None:
