@@ -16,13 +16,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
+import boto3
 import pytest
 from botocore.awsrequest import AWSPreparedRequest
+from botocore.config import Config
 
 from devcluster.build import MODULES, build_all
 from modelyard.models import Manifest, ModelRef, S3Location, summarise
 from modelyard.orders import ENTRY_LINE, Entries, LoadSpec, Order
-from modelyard.sources.s3 import S3Source, s3_client
+from modelyard.sources.s3 import S3Source, client_config
 from tests.services.ports import free_port
 
 if TYPE_CHECKING:
@@ -326,7 +328,8 @@ def versitygw() -> Path:
 def s3_api(s3_server: S3Server) -> "S3Client":
     """A client with all rights, for uploads."""
     with patch.dict(os.environ, s3_server.environment()):
-        client = s3_client(S3Location(bucket="any", endpoint_url=s3_server.url))
+        patient = client_config(own_endpoint=True).merge(Config(read_timeout=300))  # a server may copy a GiB on a busy disk
+        client = boto3.session.Session().client("s3", endpoint_url=s3_server.url, config=patient)
         client.meta.events.register("before-send.s3", _close_after)
         client.list_buckets()  # credentials and CA are read at the first request
         return client
