@@ -8,6 +8,7 @@ import http.client
 import json
 import os
 import tarfile
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,9 @@ from tests.services.s3_fixtures import Bucket
 MIB = 1024 * 1024
 _MODES: dict[str, Any] = {TAR: "r|", GZIP: "r|gz", "application/vnd.docker.image.rootfs.diff.tar.gzip": "r|gz"}
 
+#: Python 3.11 has filters since 3.11.4.
+_DATA: dict[str, Any] = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
+
 
 class NotFetched(Exception):
     """What KServe would end its init container with."""
@@ -38,17 +42,16 @@ def fetch(host: str, repository: str, tag: str, architecture: str, target: Path)
     for layer in _manifest(host, repository, tag, architecture)["layers"]:
         if layer["mediaType"].endswith("+zstd"):
             raise NotFetched(f"layer {layer['digest']} is {layer['mediaType']}")
-        connection = http.client.HTTPConnection(host, timeout=60)
-        connection.request("GET", f"/v2/{repository}/blobs/{layer['digest']}")
-        with tarfile.open(fileobj=connection.getresponse(), mode=_MODES[layer["mediaType"]]) as archive:
-            for member in archive:
-                if not member.name.startswith("models/"):
-                    passed_over.add(member.name)
-                    continue
-                member.name = member.name.removeprefix("models/")
-                archive.extract(member, target, filter="data")
-                taken += 1
-        connection.close()
+        with closing(http.client.HTTPConnection(host, timeout=60)) as connection:
+            connection.request("GET", f"/v2/{repository}/blobs/{layer['digest']}")
+            with tarfile.open(fileobj=connection.getresponse(), mode=_MODES[layer["mediaType"]]) as archive:
+                for member in archive:
+                    if not member.name.startswith("models/"):
+                        passed_over.add(member.name)
+                        continue
+                    member.name = member.name.removeprefix("models/")
+                    archive.extract(member, target, **_DATA)
+                    taken += 1
     if not taken:
         raise NotFetched(f"no name begins with models/, but {sorted(passed_over)}")
     return passed_over
