@@ -4,7 +4,6 @@ The kinds, and what counts as naming, are those by which models are kept from re
 """
 
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -33,24 +32,34 @@ class Users:
 
 def users_of(kube: Kube, namespace: str, claim: str) -> Users:
     """Pods that have not ended and workloads in ``namespace`` that name ``claim``; a kind that the cluster lacks has none."""
-    found: Manifests = []
-    unseen: list[Problem] = []
-    for kind in KINDS:
-        try:
-            found += list_users(kube, kind, namespace)
-        except ClusterRefused as error:
-            what = f"cannot be looked at for users of claim {claim} ({error})"
-            unseen.append(Problem(f"{kind}s of namespace {namespace}", what, "grant the account the verb list there"))
-    return Users(users_among(found, namespace, claim), tuple(unseen))
+    found, refused = _listed(kube, namespace)
+    unseen = tuple(
+        Problem(
+            f"{kind}s of namespace {namespace}",
+            f"cannot be looked at for users of claim {claim} ({error})",
+            "grant the account the verb list there",
+        )
+        for kind, error in refused.items()
+    )
+    return Users(users_among(found, namespace, claim), unseen)
 
 
 def scheduling_for(kube: Kube, namespace: str, claim: str) -> tuple[Scheduling, ...]:
     """Where the workloads that name ``claim`` may run, of the kinds that this account may list."""
-    found: Manifests = []
-    for kind in KINDS:
-        with suppress(ClusterRefused):
-            found += list_users(kube, kind, namespace)
+    found, _ = _listed(kube, namespace)
     return scheduling_of(found, claim)
+
+
+def _listed(kube: Kube, namespace: str) -> tuple[Manifests, dict[str, ClusterRefused]]:
+    """The objects of all KINDS in ``namespace``, and the refusals of kinds that this account may not list."""
+    found: Manifests = []
+    refused: dict[str, ClusterRefused] = {}
+    for kind in KINDS:
+        try:
+            found += list_users(kube, kind, namespace)
+        except ClusterRefused as error:
+            refused[kind] = error
+    return found, refused
 
 
 def users_among(objects: Iterable[Manifest], namespace: str, claim: str) -> tuple[str, ...]:
