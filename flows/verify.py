@@ -83,7 +83,7 @@ def reread(spec: VerifySpec, cache: CacheSpec, origin: S3Source | OciRegistry | 
         cache,
         VerifyResult,
         timeout=VERIFY_TIMEOUT,
-        secret_data=_secrets(origin),
+        secret_data=secrets_for(origin),
         on_progress=progress,
         on_note=progress.note,
         node=node,
@@ -96,10 +96,11 @@ def _address(origin: S3Source | OciRegistry) -> S3Location | RegistryAddress:
     return origin.location() if isinstance(origin, S3Source) else RegistryAddress(host=origin.host, plain_http=origin.plain_http)
 
 
-def _secrets(origin: S3Source | OciRegistry | None) -> dict[str, str]:
+def secrets_for(origin: S3Source | OciRegistry | None) -> dict[str, str]:
+    """What the Job reads good bytes with: of all that a registry's block holds, only what that registry asks for."""
     if origin is None:
         return {}
-    return origin.secret_data() if isinstance(origin, S3Source) else secret_of(origin.keychain())
+    return origin.secret_data() if isinstance(origin, S3Source) else secret_of(origin.keychain().only(()))
 
 
 def publish(cache: CacheSpec, where: str, spec: VerifySpec, result: VerifyResult, entries: list[DamageEntry]) -> None:

@@ -1,7 +1,7 @@
 """Credentials of registries from a Secret of the cluster, read when they are needed: what changes there need not be changed elsewhere.
 
-No block holds a copy. A Job's own Secret does while the Job is there: a build's of the registries that it works with, a load's of the
-image's, a verification's of all that the docker config names.
+No block holds a copy. A Job's own Secret does while the Job is there: a build's of the registries that it works with, a load's and a
+repair's of the image's.
 """
 
 import base64

@@ -394,8 +394,3 @@ def test_the_wait_survives_a_killed_api_server(kube: Kube, cache: CacheSpec, scr
     handle = ensure_job(kube, load_spec(), cache, {}, "run-1")
     threading.Timer(3, lambda: os.kill(cluster.pid_of("kube-apiserver"), signal.SIGKILL)).start()
     assert wait(kube, handle) == RESULT
-
-
-def test_every_run_of_one_load_shares_one_name(cache: CacheSpec) -> None:
-    specs: list[LoadSpec] = [load_spec(), load_spec(digest="sha256:0b")]
-    assert len({loader_job(spec, cache, run_id=str(number))["metadata"]["name"] for number, spec in enumerate(specs)}) == 1

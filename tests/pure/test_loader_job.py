@@ -180,6 +180,11 @@ def test_the_spec_digest_tells_pods_apart(digest: str, same: bool) -> None:  # n
     assert (digest == spec_digest()) is same
 
 
+def test_every_run_of_one_load_shares_one_name() -> None:
+    specs = [SPEC, SPEC.model_copy(update={"listing": Listing(digest="sha256:" + "0b" * 32, files=2, bytes=30)})]
+    assert len({loader_job(spec, CACHE, run_id=str(number))["metadata"]["name"] for number, spec in enumerate(specs)}) == 1
+
+
 def test_secret_is_owned_by_its_job_and_names_the_bundle() -> None:
     job = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "j", "namespace": "models", "uid": "u"}}
     data = {"AWS_ACCESS_KEY_ID": "id", "ca.crt": "pem", "AWS_CA_BUNDLE": "/etc/modelyard/ca/ca.crt"}

@@ -10,6 +10,7 @@ from urllib3 import Timeout
 from blocks import OciRegistry
 from flows.modelcar_sites import keychain_for
 from flows.parameters import parse_image
+from flows.verify import secrets_for
 from modelyard.errors import RegistryDenied
 from modelyard.images.descriptors import Platform
 from modelyard.images.references import Reference
@@ -112,6 +113,7 @@ def test_a_job_is_given_credentials_of_no_other_registries_than_it_needs() -> No
     }
     on_hub = keychain_for(request.model_copy(update={"base": parse_image("docker.io/library/busybox:1")}), registry)
     assert set(on_hub.others) == {"r.example", "index.docker.io"}
+    assert read_docker_config(secrets_for(registry)[CONFIG_VARIABLE]) == {"r.example": Credentials("me", "main")}, "a repair"
 
 
 def _auth(username: str, password: str) -> str:
