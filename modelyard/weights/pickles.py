@@ -108,6 +108,28 @@ class PickleStream(io.RawIOBase):
         return self._file.readline(longest)
 
 
+class Frames:
+    """Whether frames and instructions keep to each other, as every pickler writes them.
+
+    Where one ends within the other, what is read next depends on the unpickler: the one in C forgets what it has of a frame
+    when an instruction needs more (CPython's ``_Unpickler_ReadImpl``), the one in Python fails, ``loads`` minds no frames.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._end = 0
+
+    def cut(self, opcode: str, begin: int, end: int) -> bool:
+        """Whether a frame ends within the instruction from ``begin`` to ``end``, or goes on behind one that must be its last."""
+        if begin >= self._end:
+            return False
+        return end > self._end or (opcode in {"STOP", "FRAME"} and end < self._end)
+
+    def open(self, end: int, length: int) -> None:
+        """A frame of ``length`` bytes begins at ``end``. One that is longer than the file hides nothing: it fails, or is all there is."""
+        self._end = end + length if end + length <= self._size else 0
+
+
 def read_pickle(stream: PickleStream, start: int) -> tuple[list[Import], bool]:
     """What the pickle that begins at ``start`` imports beyond the harmless, and whether it imports at all; the stream is behind it then.
 
@@ -136,10 +158,14 @@ def read_pickle(stream: PickleStream, start: int) -> tuple[list[Import], bool]:
 
 def _walk(stream: PickleStream, start: int) -> bool:
     """Read the opcodes of one pickle up to its STOP; whether any of them imports."""
-    imports = False
+    imports, frames = False, Frames(stream.size)
     stream.begin(start)
     try:
-        for opcode, argument, _ in pickletools.genops(cast("IO[bytes]", stream)):
+        for opcode, argument, position in pickletools.genops(cast("IO[bytes]", stream)):
+            if frames.cut(opcode.name, cast("int", position), stream.tell()):
+                raise Unscannable("has frames that cut its instructions, which each unpickler reads differently", imports=True)
+            if opcode.name == "FRAME":
+                frames.open(stream.tell(), cast("int", argument))
             if opcode.name in _EXTENSIONS:
                 raise Unscannable("imports by a number of copyreg, whose meaning only its loader knows", imports=True)
             if opcode.name in {"GLOBAL", "INST"}:
