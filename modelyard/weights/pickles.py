@@ -26,7 +26,9 @@ MOST_READS = 1_000_000
 MOST_PLAIN_READS = 50_000_000
 #: Longer payloads are passed over, for no import has such a name: memory stays small whatever is pickled.
 _LONGEST = 64 * 1024
-_EXTENSIONS = frozenset({"EXT1", "EXT2", "EXT4"})
+#: Opcodes that import by two lines of text, and those that import by a number of copyreg.
+BY_LINES = frozenset({"GLOBAL", "INST"})
+EXTENSIONS = frozenset({"EXT1", "EXT2", "EXT4"})
 
 
 class Unscannable(Exception):
@@ -166,9 +168,9 @@ def _walk(stream: PickleStream, start: int) -> bool:
                 raise Unscannable("has frames that cut its instructions, which each unpickler reads differently", imports=True)
             if opcode.name == "FRAME":
                 frames.open(stream.tell(), cast("int", argument))
-            if opcode.name in _EXTENSIONS:
+            if opcode.name in EXTENSIONS:
                 raise Unscannable("imports by a number of copyreg, whose meaning only its loader knows", imports=True)
-            if opcode.name in {"GLOBAL", "INST"}:
+            if opcode.name in BY_LINES:
                 module, _, name = str(argument).partition(" ")
                 if not is_importable(module) or not is_importable(name):
                     raise Unscannable("imports what has no name", imports=imports)

@@ -12,7 +12,7 @@ import pickletools
 from dataclasses import dataclass
 from enum import Enum, auto
 
-from modelyard.weights.pickles import Frames, PickleStream, is_importable
+from modelyard.weights.pickles import BY_LINES, EXTENSIONS, Frames, PickleStream, is_importable
 
 _LONGEST_LINE = 16 * 1024 * 1024
 _MOST_READS = 1_000_000
@@ -24,15 +24,13 @@ _COUNTED = {
     pickletools.TAKEN_FROM_ARGUMENT4U: 4,
     pickletools.TAKEN_FROM_ARGUMENT8U: 8,
 }
-_BY_LINES = frozenset({"GLOBAL", "INST"})
 #: What may push a text: what an import gives may be one.
-_TEXTS = _BY_LINES | {"STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"}
-_EXTENSIONS = frozenset({"EXT1", "EXT2", "EXT4"})
+_TEXTS = BY_LINES | {"STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"}
 #: What may call a function or a method of something on the stack.
 _CALLS = frozenset({"REDUCE", "BUILD", "OBJ", "NEWOBJ", "NEWOBJ_EX", "APPEND", "APPENDS", "SETITEM", "SETITEMS", "ADDITEMS", "BINPERSID"})
 _PUTS = frozenset({"PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"})
-_FRAME_BYTES = 8
 _GETS = frozenset({"GET", "BINGET", "LONG_BINGET"})
+_FRAME_BYTES = 8
 
 
 def position_after(stream: PickleStream, start: int) -> int | None:
@@ -80,7 +78,7 @@ class _Step(Enum):
 
 def _after(stream: PickleStream, opcode: pickletools.OpcodeInfo, met: _Met) -> _Step:
     """What it does, and go behind its argument."""
-    if opcode.name in _BY_LINES:
+    if opcode.name in BY_LINES:
         module, name = _line(stream), _line(stream)
         if module is None or name is None:
             return _Step.FAILS
@@ -91,7 +89,7 @@ def _after(stream: PickleStream, opcode: pickletools.OpcodeInfo, met: _Met) -> _
         return _Step.MAY_IMPORT if met.text else _Step.FAILS  # without texts before it
     if opcode.name in _CALLS and met.extension:
         return _Step.MAY_IMPORT
-    if opcode.name in _EXTENSIONS:
+    if opcode.name in EXTENSIONS:
         met.text = met.extension = True  # what is registered may be a text, too
     met.text = met.text or opcode.name in _TEXTS
     return _Step.GOES_ON if _pass_argument(stream, opcode) else _Step.FAILS
