@@ -7,7 +7,7 @@ listed is told, and counts as in use.
 
 from collections import defaultdict
 
-from modelyard.errors import ClusterRefused, ClusterUnavailable
+from modelyard.errors import ClusterRefused, ClusterUnavailable, ModelyardError
 from modelyard.kube.apply import patiently
 from modelyard.kube.client import Kube, Manifests
 from modelyard.kube.failures import NotFound
@@ -44,17 +44,29 @@ def read_references(kube: Kube, namespace: str, claim: str) -> References:
     claims, unknown = _claims_of_volume(kube, namespace, claim)
     objects: Manifests = []
     for place in sorted({namespace for places in claims.values() for namespace in places}):
-        for kind in KINDS:
-            try:
-                objects += list_users(kube, kind, place)
-            except (ClusterRefused, ClusterUnavailable) as error:
-                unknown.append(f"{kind}s of namespace {place} cannot be listed ({error})")
+        found, unlisted = list_users(kube, place, (ClusterRefused, ClusterUnavailable))
+        objects += found
+        unknown += [f"{kind}s of namespace {place} cannot be listed ({error})" for kind, error in unlisted.items()]
     uses = (use for lie, places in claims.items() for use in uses_in(objects, places, lie))
     return References(tuple(uses), tuple(unknown))
 
 
-def list_users(kube: Kube, kind: str, namespace: str) -> Manifests:
-    """The objects of one of KINDS in a namespace; none where the cluster has no such kind."""
+def list_users(
+    kube: Kube, namespace: str, tolerated: tuple[type[ModelyardError], ...] = (ClusterRefused,)
+) -> tuple[Manifests, dict[str, ModelyardError]]:
+    """The objects of all KINDS in a namespace, and by kind the error of ``tolerated`` for which it could not be listed."""
+    found: Manifests = []
+    unlisted: dict[str, ModelyardError] = {}
+    for kind in KINDS:
+        try:
+            found += _of_kind(kube, kind, namespace)
+        except tolerated as error:
+            unlisted[kind] = error
+    return found, unlisted
+
+
+def _of_kind(kube: Kube, kind: str, namespace: str) -> Manifests:
+    """The objects of a kind; none where the cluster has no such kind."""
     try:
         return patiently(lambda: kube.list(kind, namespace))
     except NotFound:

@@ -10,13 +10,13 @@ from fnmatch import fnmatchcase
 from modelyard.caches import CacheSpec
 from modelyard.errors import ClusterRefused, Problem
 from modelyard.kube.apply import OWNERSHIP, is_owned, patiently
-from modelyard.kube.client import Kube, Manifests
+from modelyard.kube.client import Kube
 from modelyard.kube.loader_report import finished
 from modelyard.kube.resources import GROUP, Manifest, ref_of
 from modelyard.orders import InspectSpec
 from modelyard.plans.references import used_paths, uses_in
 from modelyard.plans.scheduling import Scheduling, scheduling_of
-from modelyard.volumes.references import KINDS, list_users
+from modelyard.volumes.references import list_users
 
 _ENDED = frozenset({"Succeeded", "Failed"})
 _PATTERN = frozenset("*?[")
@@ -32,7 +32,7 @@ class Users:
 
 def users_of(kube: Kube, namespace: str, claim: str) -> Users:
     """Pods that have not ended and workloads in ``namespace`` that name ``claim``; a kind that the cluster lacks has none."""
-    found, refused = _listed(kube, namespace)
+    found, refused = list_users(kube, namespace)
     unseen = tuple(
         Problem(
             f"{kind}s of namespace {namespace}",
@@ -46,20 +46,8 @@ def users_of(kube: Kube, namespace: str, claim: str) -> Users:
 
 def scheduling_for(kube: Kube, namespace: str, claim: str) -> tuple[Scheduling, ...]:
     """Where the workloads that name ``claim`` may run, of the kinds that this account may list."""
-    found, _ = _listed(kube, namespace)
+    found, _ = list_users(kube, namespace)
     return scheduling_of(found, claim)
-
-
-def _listed(kube: Kube, namespace: str) -> tuple[Manifests, dict[str, ClusterRefused]]:
-    """The objects of all KINDS in ``namespace``, and the refusals of kinds that this account may not list."""
-    found: Manifests = []
-    refused: dict[str, ClusterRefused] = {}
-    for kind in KINDS:
-        try:
-            found += list_users(kube, kind, namespace)
-        except ClusterRefused as error:
-            refused[kind] = error
-    return found, refused
 
 
 def users_among(objects: Iterable[Manifest], namespace: str, claim: str) -> tuple[str, ...]:
